@@ -1,0 +1,314 @@
+//! The command line. Names and flags are a contract: scripts rely on them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Every user's data at home: moves single users' rows live between PostgreSQL sites.
+#[derive(Debug, Parser)]
+#[command(
+    name = "domicile",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(after_help = "\
+Exit codes: 0 done; 1 finished, with users set aside, findings, mismatches or batches in doubt; \
+2 wrong use or configuration, also a move already running; 3 a store was not reached, or refused us; \
+4 stopped by a limit (WAL, disk, time), resumable.")]
+pub struct Cli {
+    /// The configuration
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "domicile.toml"
+    )]
+    pub config: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read a schema and print a proposed configuration, every table classified
+    Init(Init),
+    /// Look at everything that a move needs; each finding says what to do
+    Check(Check),
+    /// Prepare the home databases: schema, role, guard, publication
+    Install(Install),
+    /// Take out what install put in; refuses while departed users would reopen
+    Uninstall(Uninstall),
+    /// Show who moves where and who stays, and why; changes nothing
+    Plan(Plan),
+    /// Carry the plan out; run it again to go on after an interruption
+    Apply(Apply),
+    /// Show moves, batches in doubt, users set aside, slot and WAL
+    Status(Status),
+    /// Show where a user lives
+    Where(Where),
+    /// Compare all users' data and records at all sites, independently of the moves
+    Verify(Verify),
+    /// Move the users of a move home again
+    Rollback(Rollback),
+    /// Erase what departed users left at their old site
+    Erase(Erase),
+    /// The whole story on this machine, with throwaway databases
+    Demo(Demo),
+}
+
+/// `--json`, for every command that shows something.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Json {
+    /// Print JSON: one document, or for a move one event per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `init`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints TOML to standard output; save it as domicile.toml, answer every \"?\", and run `domicile check`. \
+A URL with a password in it is not printed: an environment variable stands in its place.")]
+pub struct Init {
+    /// What to call the service
+    #[arg(long, value_name = "NAME")]
+    pub service: String,
+    /// The table whose rows are the users
+    #[arg(long, value_name = "TABLE")]
+    pub user_table: String,
+    /// Its column (or an SQL expression) that gives the user's market, as a rule the country
+    #[arg(long, value_name = "COL")]
+    pub market: Option<String>,
+    /// A site and its home database; the first one is the origin, and its schema is read
+    #[arg(long = "site", value_name = "SITE=URL", required = true, value_parser = site_url)]
+    pub sites: Vec<SiteUrl>,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with 1 where a finding is a blocker.")]
+pub struct Check {
+    /// This site only
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `install`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Can be run again at any time, and waits for no lock for long. Wants an owner of the tables or an \
+administrator once; everything later runs as the role that the configuration names.")]
+pub struct Install {
+    /// This site only
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
+    /// Connect to this site's home databases with another URL, for this once
+    #[arg(long, value_name = "SITE=URL", value_parser = site_url)]
+    pub admin: Vec<SiteUrl>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `uninstall`
+#[derive(Debug, Args)]
+pub struct Uninstall {
+    /// This site only
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
+    /// Connect to this site's home databases with another URL, for this once
+    #[arg(long, value_name = "SITE=URL", value_parser = site_url)]
+    pub admin: Vec<SiteUrl>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `plan`
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// This phase; without it the first that is not complete
+    #[arg(long, value_name = "PHASE")]
+    pub phase: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `apply`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The application keeps running. A user who cannot be moved is set aside with the reason and stays where \
+he lives (exit 1).")]
+pub struct Apply {
+    /// This phase; without it the first that is not complete
+    #[arg(long, value_name = "PHASE")]
+    pub phase: Option<String>,
+    /// Of the planned users only these: keys with commas between, or a file with one key a line
+    #[arg(long, value_name = "FILE|ID,...")]
+    pub users: Option<String>,
+    /// Do not ask; without a terminal this is needed
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `where`
+#[derive(Debug, Args)]
+pub struct Where {
+    /// The user's key
+    #[arg(value_name = "USER")]
+    pub user: String,
+    /// In this service; without it in each one
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// This service only
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// These users only: keys with commas between, or a file with one key a line
+    #[arg(long, value_name = "FILE|ID,...")]
+    pub users: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `rollback`
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The move, as `apply` and `status` name it
+    #[arg(value_name = "MOVE")]
+    pub r#move: String,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `erase`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Erases nothing of a user before the site that he moved to has shown that it holds his data, nor before \
+the configured time has passed.")]
+pub struct Erase {
+    /// Of this move only
+    #[arg(long = "move", value_name = "MOVE")]
+    pub r#move: Option<String>,
+    /// Of this user only
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Do not wait for the time that the configuration says (`erase.after`)
+    #[arg(long)]
+    pub now: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Starts throwaway PostgreSQL clusters, loads a shop, keeps writers writing, moves its users phase by \
+phase, and counts what was lost. Installs PostgreSQL's server package where it is missing. Leaves \
+nothing behind.")]
+pub struct Demo {
+    /// Write the result to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Keep the clusters running and say how to look around
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `SITE=URL`. `Debug` hides the URL, which may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteUrl {
+    /// The site.
+    pub site: String,
+    /// The URL of a home database there.
+    pub url: crate::config::Secret,
+}
+
+fn site_url(text: &str) -> Result<SiteUrl, String> {
+    let pair = text
+        .split_once('=')
+        .filter(|(site, url)| !site.is_empty() && !url.is_empty());
+    let (site, url) = pair.ok_or("expected SITE=URL")?;
+    Ok(SiteUrl {
+        site: site.to_owned(),
+        url: crate::config::Secret::new(url),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_contract_is_taken() {
+        for line in [
+            "domicile init --service shop --user-table customer --market country --site a=postgres://x/y --site b=postgres://z/y",
+            "domicile check --site beijing --json",
+            "domicile install --site beijing --admin beijing=postgres://root@x/y",
+            "domicile uninstall",
+            "domicile plan --phase one --json --config other.toml",
+            "domicile apply --phase one --users 1,2,3 --yes --json",
+            "domicile status --json",
+            "domicile where 17 --service shop --json",
+            "domicile verify --service shop --users keys.txt --json",
+            "domicile rollback m1 --json",
+            "domicile erase --move m1 --user 17 --now --json",
+            "domicile demo --json result.json --keep",
+            "domicile --config x.toml status",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_use_exits_with_2_and_repeats_no_secret() {
+        for line in [
+            "domicile fly",
+            "domicile where",
+            "domicile init --service s --user-table t",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        let cli = parse("domicile install --admin b=postgres://u:geheim@x/y").unwrap();
+        assert!(!format!("{cli:?}").contains("geheim"));
+    }
+}

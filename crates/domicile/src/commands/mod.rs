@@ -1,0 +1,66 @@
+//! One file per command. A command reads the configuration, asks the rooms below, and hands what they
+//! say to `render`.
+
+pub mod check;
+pub mod confirm;
+pub mod homes;
+pub mod init;
+pub mod plan;
+pub mod users;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+use crate::config::Config;
+use crate::exit::{Exit, Failure, OrFail, Outcome};
+
+/// Carries out one command.
+pub fn run(cli: &Cli) -> Outcome {
+    log();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .or_fail(Exit::Unreached, || "cannot start the runtime".into())?;
+    runtime.block_on(dispatch(cli))
+}
+
+async fn dispatch(cli: &Cli) -> Outcome {
+    match &cli.command {
+        Command::Init(args) => init::run(args).await,
+        Command::Check(args) => check::run(&configuration(cli)?, args).await,
+        Command::Plan(args) => plan::run(&configuration(cli)?, args).await,
+        Command::Install(_)
+        | Command::Uninstall(_)
+        | Command::Apply(_)
+        | Command::Status(_)
+        | Command::Where(_)
+        | Command::Verify(_)
+        | Command::Rollback(_)
+        | Command::Erase(_)
+        | Command::Demo(_) => Err(Failure::usage("this build does not have that command yet")),
+    }
+}
+
+/// The configuration, with a line on standard error for everything in it that has no effect.
+fn configuration(cli: &Cli) -> Outcome<Config> {
+    let config = Config::load(&cli.config)?;
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(config)
+}
+
+/// Logs go to standard error; `DOMICILE_LOG` says how much, `warn` by default.
+fn log() {
+    let filter = EnvFilter::try_from_env("DOMICILE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    // Only the first call of a process sets it; tests call more than once.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+/// Prints a result.
+pub(crate) fn show(text: &str) -> Outcome<()> {
+    crate::render::print(text).or_fail(Exit::Unreached, || "cannot write to standard output".into())
+}

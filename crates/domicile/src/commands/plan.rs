@@ -1,0 +1,114 @@
+//! `plan`: counts who lives where and shows who would move.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::ServiceName;
+use model::plan::Plan as Planned;
+use postgres::census::census;
+use residency::journal;
+use tokio_postgres::error::SqlState;
+
+use super::homes::{self, Home};
+use super::show;
+use crate::cli::Plan;
+use crate::config::Config;
+use crate::exit::{Exit, Failure, OrFail, Outcome};
+use crate::planning::{Count, Situation, begun_by_census, plan_from};
+use crate::render::{self, Form};
+
+/// Prints the plan. Changes nothing.
+pub async fn run(config: &Config, args: &Plan) -> Outcome {
+    let survey = survey(config).await?;
+    let plan = of(config, &survey, args.phase.as_deref())?;
+    show(&render::plan::render(
+        &plan,
+        Form::of_stdout(args.json.json),
+    ))?;
+    Ok(Exit::Done)
+}
+
+/// What the home databases say.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Who lives where.
+    pub census: Vec<Count>,
+    /// The phases of which a move is recorded somewhere.
+    pub recorded: BTreeSet<String>,
+}
+
+/// The plan for the phase of that name, or for the first that is not complete. Phases whose users are found
+/// where only they put them count as begun, as do those that are recorded.
+pub fn of(config: &Config, survey: &Survey, phase: Option<&str>) -> Outcome<Planned> {
+    let census = &survey.census;
+    let number = phase.map(|name| number(config, name)).transpose()?;
+    let origins: BTreeMap<_, _> = config
+        .services
+        .iter()
+        .map(|(name, service)| (name.clone(), service.origin.clone()))
+        .collect();
+    let mut begun = begun_by_census(census, &config.policy, &origins);
+    begun.extend(survey.recorded.iter().cloned());
+    let situation = Situation {
+        census,
+        policy: &config.policy,
+        origins: &origins,
+        begun: &begun,
+    };
+    Ok(plan_from(&situation, number))
+}
+
+fn number(config: &Config, name: &str) -> Outcome<usize> {
+    config.policy.phase(name).ok_or_else(|| {
+        let names: Vec<_> = config
+            .policy
+            .phases
+            .iter()
+            .map(|phase| phase.name.as_str())
+            .collect();
+        Failure::usage(format_args!(
+            "there is no phase {name:?}; there are: {}",
+            names.join(", ")
+        ))
+    })
+}
+
+/// Asks every home database of every service, one after the other.
+pub async fn survey(config: &Config) -> Outcome<Survey> {
+    let mut survey = Survey::default();
+    for (name, service) in &config.services {
+        for site in homes::sites(service) {
+            let mut home = Home::open(name, service, site, "plan").await?;
+            let schema = home.schema()?.clone();
+            let found = census(&mut home.session, &schema, *site == service.origin)
+                .await
+                .or_fail(Exit::Unreached, || {
+                    format!("{name}: cannot count the users at {site}")
+                })?;
+            survey.census.extend(found.into_iter().map(|census| Count {
+                service: name.clone(),
+                site: site.clone(),
+                market: census.market,
+                users: census.users,
+                rows: census.rows,
+                bytes: census.bytes,
+            }));
+            survey.recorded.extend(recorded(&home, name).await?);
+        }
+    }
+    Ok(survey)
+}
+
+/// The phases that moves from this site were for. A way back begins no phase, and neither does a move that
+/// was given up before it moved anybody. None where Domicile is not installed.
+async fn recorded(home: &Home, name: &ServiceName) -> Outcome<Vec<String>> {
+    let moves = match journal::moves(&*home.session).await {
+        Err(error) if error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Vec::new()),
+        moves => moves.or_fail(Exit::Unreached, || {
+            format!("{name}: cannot read the moves from {}", home.site)
+        })?,
+    };
+    let begun = moves
+        .into_iter()
+        .filter(|m| m.of.is_none() && (m.state != "aborted" || m.moved > 0));
+    Ok(begun.filter_map(|m| m.phase).collect())
+}

@@ -1,0 +1,40 @@
+//! What can be wrong with a configuration, with the place in the file.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a configuration cannot be used. Never carries a secret.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in the file is wrong.
+    #[error("{}:{line}: {what}", file.display())]
+    Wrong {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, naming the key.
+        what: String,
+    },
+    /// A secret that the file points at cannot be had.
+    #[error("{}:{line}: {what}", file.display())]
+    Secret {
+        /// The configuration file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Which secret, and where it was looked for.
+        what: String,
+        /// Why, where the system says so.
+        source: Option<std::io::Error>,
+    },
+}

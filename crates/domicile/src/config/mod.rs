@@ -1,0 +1,127 @@
+//! `domicile.toml`: one file for a programme. This room is the only reader of it.
+//!
+//! Every key of the format is known, also those that only later versions act on: these are checked for
+//! their form and give a warning. An unknown key is an error with its name, the file and the line.
+
+mod bounds;
+mod error;
+mod policy;
+mod quantity;
+mod reader;
+mod secret;
+mod service;
+mod site;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use model::policy::Policy;
+use model::{ServiceName, SiteName};
+use toml::de::DeTable;
+
+pub use bounds::{Batch, Erase, Limits};
+pub use error::ConfigError;
+use reader::{Source, Table};
+pub use secret::{Database, Secret, UrlFrom};
+pub use service::{Classified, Ids, Service, UserColumns};
+pub use site::{AfterRestart, Site};
+
+/// A configuration that hangs together: every name in it that points at something points at something.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file.
+    pub file: PathBuf,
+    /// The sites.
+    pub sites: BTreeMap<SiteName, Site>,
+    /// The services.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// Where each market belongs.
+    pub policy: Policy,
+    /// What is configured and has no effect in this version, one line each.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads `file`.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+            file: file.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, file)
+    }
+
+    /// Reads `text`, which stands in `file`.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let source = Source { file, text };
+        let document = DeTable::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            source.error(source.line(at), error.message())
+        })?;
+        let mut warnings = Vec::new();
+        let mut top = Table::document(&source, document.get_ref());
+        let sites = site::read(top.need("site")?, &mut warnings)?;
+        let services = service::read(top.need("service")?, &sites, &mut warnings)?;
+        let policy = policy::read(
+            top.take("policy"),
+            top.take("phase"),
+            &sites,
+            &services,
+            &mut warnings,
+        )?;
+        top.finish()?;
+        Ok(Self {
+            file: file.to_owned(),
+            sites,
+            services,
+            policy,
+            warnings,
+        })
+    }
+
+    /// The service called `name`.
+    pub fn service(&self, name: &ServiceName) -> Result<&Service, ConfigError> {
+        let known = || {
+            let names: Vec<_> = self.services.keys().map(ServiceName::as_str).collect();
+            names.join(", ")
+        };
+        self.services.get(name).ok_or_else(|| ConfigError::Wrong {
+            file: self.file.clone(),
+            line: 1,
+            what: format!("there is no service {name}; there are: {}", known()),
+        })
+    }
+
+    /// Refuses a service whose users cannot be moved by this version without leaving a part of their
+    /// data behind, or one with a table that nobody has classified yet.
+    pub fn movable(&self, name: &ServiceName) -> Result<(), ConfigError> {
+        let service = self.service(name)?;
+        let refuse = |line, what| ConfigError::Wrong {
+            file: self.file.clone(),
+            line,
+            what,
+        };
+        if let Some((key, line)) = service.left_behind.first() {
+            let what = format!(
+                "service.{name}.{key}: not moved by this version, so a move would leave them behind; \
+                 take the key out to move the rows alone"
+            );
+            return Err(refuse(*line, what));
+        }
+        let mut undecided = service.undecided();
+        let Some((table, line)) = undecided.next() else {
+            return Ok(());
+        };
+        let others: Vec<_> = undecided.map(|(table, _)| table.to_string()).collect();
+        let others = match others.as_slice() {
+            [] => String::new(),
+            others => format!(" (nor are: {})", others.join(", ")),
+        };
+        let what = format!(
+            "service.{name}.tables.{table}: not classified yet, \"?\" stands there{others}"
+        );
+        Err(refuse(line, what))
+    }
+}

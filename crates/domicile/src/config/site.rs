@@ -1,0 +1,106 @@
+//! `[site.NAME]`: a place with its own stores.
+
+use std::collections::BTreeMap;
+
+use model::SiteName;
+
+use super::ConfigError;
+use super::reader::Node;
+
+/// Whether a database opens for writes by itself after a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AfterRestart {
+    /// At once.
+    #[default]
+    Open,
+    /// Only when it has been compared with its peers.
+    Closed,
+}
+
+/// One site.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// The country that it stands in.
+    pub country: Option<String>,
+    /// Who runs the machines.
+    pub provider: Option<String>,
+    /// What its databases do after a restart. Default: open.
+    pub after_restart: AfterRestart,
+}
+
+pub(super) fn read(
+    node: Node<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<BTreeMap<SiteName, Site>, ConfigError> {
+    let mut sites = BTreeMap::new();
+    for (name, node) in node.table()?.rest() {
+        check_name(&name, &node)?;
+        let mut table = node.table()?;
+        let mut site = Site {
+            country: table.string("country")?,
+            provider: table.string("provider")?,
+            ..Site::default()
+        };
+        if let Some(link) = table.take("link") {
+            read_link(&link)?;
+            warnings.push(format!(
+                "{}: no effect in this version, which works in one process",
+                link.path
+            ));
+        }
+        if let Some(gateway) = table.take("gateway") {
+            let mut inner = gateway.table()?;
+            inner.string("listen")?;
+            inner.finish()?;
+            warnings.push(format!(
+                "{}: no effect in this version, which has no gateway",
+                gateway.path
+            ));
+        }
+        if let Some(after) = table.take("after_restart") {
+            site.after_restart = after.read("\"open\" or \"closed\"", |text| match text {
+                "open" => Some(AfterRestart::Open),
+                "closed" => Some(AfterRestart::Closed),
+                _ => None,
+            })?;
+            if site.after_restart == AfterRestart::Closed {
+                warnings.push(format!(
+                    "{}: \"closed\" has no effect in this version",
+                    after.path
+                ));
+            }
+        }
+        table.finish()?;
+        sites.insert(SiteName::from(name), site);
+    }
+    if sites.is_empty() {
+        return Err(node.error("no site is configured"));
+    }
+    Ok(sites)
+}
+
+fn read_link(node: &Node<'_>) -> Result<(), ConfigError> {
+    let mut table = node.table()?;
+    table.string("listen")?;
+    table.string("address")?;
+    if let Some(pins) = table.take("pins") {
+        for pin in pins.nodes()? {
+            pin.string()?;
+        }
+    }
+    table.finish()
+}
+
+/// Names of sites and services become parts of slot names, file names and environment variables.
+pub(super) fn check_name(name: &str, node: &Node<'_>) -> Result<(), ConfigError> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    let good = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(plain)
+        && name.len() <= 40;
+    match good {
+        true => Ok(()),
+        false => Err(node.error(
+            "a name is 1 to 40 lower-case letters, digits, `-` or `_`, and begins with a letter",
+        )),
+    }
+}

@@ -1,0 +1,11 @@
+//! The binary's own room: commands, configuration, console. The only reader of the configuration, and
+//! the only place that prints.
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod exit;
+pub mod planning;
+pub mod propose_toml;
+pub mod render;
+pub mod summary;

@@ -1,0 +1,261 @@
+//! `status`: moves, batches in doubt, users set aside, slots and their WAL, phases.
+
+use serde::Serialize;
+
+use super::{Form, Grid, bytes, count, json};
+use crate::exit::Exit;
+
+/// One move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MoveStatus {
+    /// The move.
+    pub r#move: String,
+    /// Its state: running, done or aborted.
+    pub state: String,
+    /// Users moved.
+    pub moved: u64,
+    /// Users left to move.
+    pub left: u64,
+    /// The service.
+    pub service: String,
+    /// Where from.
+    pub from: String,
+    /// Where to.
+    pub to: String,
+    /// Its phase, if it was for one.
+    pub phase: Option<String>,
+}
+
+/// A batch that was offered and has no answer yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InDoubt {
+    /// The batch.
+    pub batch: String,
+    /// The service.
+    pub service: String,
+    /// Where from.
+    pub from: String,
+    /// Where to.
+    pub to: String,
+    /// Users in it.
+    pub users: u64,
+}
+
+/// A user who stays where he is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Aside {
+    /// The move that set him aside.
+    pub r#move: String,
+    /// His key.
+    pub user: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A replication slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// The WAL that it keeps back.
+    pub wal_bytes: u64,
+    /// Where it stands.
+    pub site: String,
+}
+
+/// How far a phase is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PhaseStatus {
+    /// The phase.
+    pub name: String,
+    /// Users who are yet to move.
+    pub left: u64,
+}
+
+/// Everything that `status` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The moves, the latest last.
+    pub moves: Vec<MoveStatus>,
+    /// The batches in doubt.
+    pub in_doubt: Vec<InDoubt>,
+    /// The users set aside by the latest move of their service.
+    pub set_aside: Vec<Aside>,
+    /// The slot that keeps most WAL back, of `slots`.
+    pub slot: Option<Slot>,
+    /// All slots.
+    pub slots: Vec<Slot>,
+    /// The phases, in their order.
+    pub phases: Vec<PhaseStatus>,
+}
+
+impl Status {
+    /// Takes the slots, and names the one that keeps most WAL back.
+    #[must_use]
+    pub fn with_slots(mut self, slots: Vec<Slot>) -> Self {
+        self.slot = slots.iter().max_by_key(|slot| slot.wal_bytes).cloned();
+        self.slots = slots;
+        self
+    }
+
+    /// 1 where something waits for somebody.
+    pub fn exit(&self) -> Exit {
+        match self.in_doubt.is_empty() && self.set_aside.is_empty() {
+            true => Exit::Done,
+            false => Exit::Unfinished,
+        }
+    }
+}
+
+/// The status as text.
+pub fn render(status: &Status, form: Form) -> String {
+    if form == Form::Json {
+        return json(status);
+    }
+    let mut out = String::new();
+    let mut section = |title: &str, grid: &Grid| {
+        if !grid.is_empty() {
+            let gap = if out.is_empty() { "" } else { "\n" };
+            out.push_str(&format!("{gap}{title}\n{}", grid.show(form)));
+        }
+    };
+    section("Moves", &moves(status));
+    section("In doubt: offered, no answer yet", &in_doubt(status));
+    section("Set aside", &set_aside(status));
+    section("Slots", &slots(status));
+    section("Phases", &phases(status));
+    match out.is_empty() {
+        true => "No move so far.\n".to_owned(),
+        false => out,
+    }
+}
+
+fn moves(status: &Status) -> Grid {
+    let mut grid = Grid::new(&[
+        "move", "service", "phase", "from", "to", "state", ">moved", ">left",
+    ]);
+    for m in &status.moves {
+        grid.row([
+            m.r#move.clone(),
+            m.service.clone(),
+            m.phase.clone().unwrap_or_default(),
+            m.from.clone(),
+            m.to.clone(),
+            m.state.clone(),
+            count(m.moved),
+            count(m.left),
+        ]);
+    }
+    grid
+}
+
+fn in_doubt(status: &Status) -> Grid {
+    let mut grid = Grid::new(&["batch", "service", "from", "to", ">users"]);
+    for b in &status.in_doubt {
+        grid.row([
+            b.batch.clone(),
+            b.service.clone(),
+            b.from.clone(),
+            b.to.clone(),
+            count(b.users),
+        ]);
+    }
+    grid
+}
+
+fn set_aside(status: &Status) -> Grid {
+    let mut grid = Grid::new(&["move", "user", "reason"]);
+    for a in &status.set_aside {
+        grid.row([a.r#move.clone(), a.user.clone(), a.reason.clone()]);
+    }
+    grid
+}
+
+fn slots(status: &Status) -> Grid {
+    let mut grid = Grid::new(&["site", "slot", ">WAL kept back"]);
+    for s in &status.slots {
+        grid.row([s.site.clone(), s.name.clone(), bytes(s.wal_bytes)]);
+    }
+    grid
+}
+
+fn phases(status: &Status) -> Grid {
+    let mut grid = Grid::new(&["phase", ">users left"]);
+    for p in &status.phases {
+        let left = if p.left == 0 {
+            "complete".to_owned()
+        } else {
+            count(p.left)
+        };
+        grid.row([p.name.clone(), left]);
+    }
+    grid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        let slot = |site: &str, wal_bytes| Slot {
+            name: "domicile_shop".into(),
+            wal_bytes,
+            site: site.into(),
+        };
+        Status {
+            moves: vec![MoveStatus {
+                r#move: "m1".into(),
+                state: "running".into(),
+                moved: 40,
+                left: 2,
+                service: "shop".into(),
+                from: "beijing".into(),
+                to: "singapore".into(),
+                phase: Some("one".into()),
+            }],
+            set_aside: vec![Aside {
+                r#move: "m1".into(),
+                user: "7".into(),
+                reason: "unique value taken".into(),
+            }],
+            phases: vec![PhaseStatus {
+                name: "one".into(),
+                left: 0,
+            }],
+            ..Status::default()
+        }
+        .with_slots(vec![slot("beijing", 1024), slot("singapore", 4096)])
+    }
+
+    #[test]
+    fn people_see_what_there_is() {
+        let shown = render(&status(), Form::Plain);
+        assert!(shown.starts_with(
+            "Moves\nmove  service  phase  from     to         state    moved  left\nm1    shop "
+        ));
+        assert!(
+            shown.contains("\nSet aside\n")
+                && shown.contains("\nSlots\n")
+                && shown.contains("4.0 KiB")
+        );
+        assert!(shown.contains("complete") && !shown.contains("In doubt"));
+        assert_eq!(render(&Status::default(), Form::Plain), "No move so far.\n");
+    }
+
+    #[test]
+    fn scripts_see_the_fixed_fields() {
+        let value: serde_json::Value =
+            serde_json::from_str(&render(&status(), Form::Json)).unwrap();
+        assert_eq!(value["moves"][0]["move"], "m1");
+        assert_eq!(value["moves"][0]["left"], 2);
+        assert_eq!(value["slot"]["name"], "domicile_shop");
+        assert_eq!(value["slot"]["wal_bytes"], 4096);
+        assert_eq!(value["in_doubt"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn users_set_aside_and_batches_in_doubt_show_in_the_exit_code() {
+        assert_eq!(status().exit(), Exit::Unfinished);
+        assert_eq!(Status::default().exit(), Exit::Done);
+    }
+}

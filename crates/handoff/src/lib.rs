@@ -1,0 +1,23 @@
+//! The protocol by which a user changes home, as a pure state machine: no I/O, no clock.
+//!
+//! - [`record`]: what one site knows of one user, and how one [`Event`](record::Event) changes it.
+//! - [`decision`]: the target's word on one batch, said once.
+//! - [`judge`]: what the target decides about a handoff from what it found.
+//!
+//! The same functions run in the mover's transactions and under the model checker
+//! (`tests/model.rs`). The table of DESIGN section 6 is the list of events:
+//!
+//! | step | where | event |
+//! |---|---|---|
+//! | begin | target | [`Begin`](record::Event::Begin) |
+//! | enrol, withdraw | source | [`Enrol`](record::Event::Enrol), [`Withdraw`](record::Event::Withdraw) |
+//! | fence, reopen | source | [`Fence`](record::Event::Fence), [`Reopen`](record::Event::Reopen) |
+//! | offer | source | [`Offer`](record::Event::Offer) |
+//! | accept | target | [`judge::judge`], then [`Accept`](record::Event::Accept) or [`Clear`](record::Event::Clear) |
+//! | departed, refused | source | [`Accepted`](record::Event::Accepted), [`Refused`](record::Event::Refused) |
+//! | cancel, clean up | target | [`Clear`](record::Event::Clear), [`Cleared`](record::Event::Cleared) |
+//! | erase | source | [`Erased`](record::Event::Erased) |
+
+pub mod decision;
+pub mod judge;
+pub mod record;

@@ -1,0 +1,13 @@
+//! The words that Domicile uses: names, epochs, policy, ownership, tables and plans.
+//!
+//! Nouns only. No I/O, no async, no clock: whatever reads a database, a file or the time lives in
+//! another room and hands its findings over as values of these types.
+
+pub mod fault;
+mod ids;
+pub mod ownership;
+pub mod plan;
+pub mod policy;
+pub mod table;
+
+pub use ids::{Attempt, BatchId, Epoch, KeyKind, Market, MoveId, ServiceName, SiteName, UserKey};

@@ -1,0 +1,155 @@
+//! Policy: market -> home, per service and phase.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::{Market, ServiceName, SiteName};
+
+/// A named step of a programme.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// Its name, unique.
+    pub name: String,
+    /// The services that it concerns.
+    pub services: Vec<ServiceName>,
+    /// Market -> home.
+    pub home: BTreeMap<Market, SiteName>,
+    /// The home of every market that neither `home` nor a pin names (`"*"`).
+    pub others: Option<SiteName>,
+}
+
+/// Where the users of each market belong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Markets that may never leave, or be written elsewhere, in any service and phase.
+    pub pinned: BTreeMap<Market, SiteName>,
+    /// The phases in their order; a later one overrides an earlier one.
+    pub phases: Vec<Phase>,
+}
+
+/// Why a user belongs where he belongs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// The market is pinned.
+    Pinned,
+    /// A phase names the market.
+    Phase(String),
+    /// A phase's `"*"` covers the market.
+    Others(String),
+    /// No phase so far speaks of the market: the origin.
+    Origin,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pinned => f.write_str("pinned"),
+            Self::Phase(name) => write!(f, "phase {name}"),
+            Self::Others(name) => write!(f, "phase {name}, every other market"),
+            Self::Origin => f.write_str("origin"),
+        }
+    }
+}
+
+impl Policy {
+    /// The home of `market` in `service` once the phases up to and including number `phase` hold
+    /// (`None`: before the first), and the rule that says so.
+    ///
+    /// A later phase overrides an earlier one market by market; within a phase a named market goes
+    /// before `"*"`. A `"*"` of a later phase does override a named market of an earlier one.
+    pub fn home(
+        &self,
+        service: &ServiceName,
+        market: &Market,
+        phase: Option<usize>,
+        origin: &SiteName,
+    ) -> (SiteName, Rule) {
+        if let Some(site) = self.pinned.get(market) {
+            return (site.clone(), Rule::Pinned);
+        }
+        let upto = phase.map_or(0, |n| n + 1).min(self.phases.len());
+        let spoken = self.phases[..upto]
+            .iter()
+            .rev()
+            .filter(|p| p.services.contains(service));
+        for phase in spoken {
+            if let Some(site) = phase.home.get(market) {
+                return (site.clone(), Rule::Phase(phase.name.clone()));
+            }
+            if let Some(site) = &phase.others {
+                return (site.clone(), Rule::Others(phase.name.clone()));
+            }
+        }
+        (origin.clone(), Rule::Origin)
+    }
+
+    /// Whether a user of `market` may be written at `site`: a pinned market at its pin alone.
+    pub fn permits(&self, market: &Market, site: &SiteName) -> bool {
+        self.pinned.get(market).is_none_or(|pin| pin == site)
+    }
+
+    /// The number of the phase called `name`.
+    pub fn phase(&self, name: &str) -> Option<usize> {
+        self.phases.iter().position(|phase| phase.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        let shop = || vec![ServiceName::from("shop")];
+        Policy {
+            pinned: BTreeMap::from([("CN".into(), "beijing".into())]),
+            phases: vec![
+                Phase {
+                    name: "e-commerce".into(),
+                    services: shop(),
+                    home: BTreeMap::from([
+                        ("IN".into(), "singapore".into()),
+                        ("US".into(), "california".into()),
+                    ]),
+                    others: Some("singapore".into()),
+                },
+                Phase {
+                    name: "local sites".into(),
+                    services: shop(),
+                    home: BTreeMap::from([("IN".into(), "mumbai".into())]),
+                    others: None,
+                },
+            ],
+        }
+    }
+
+    fn home(market: &str, phase: Option<usize>) -> (String, Rule) {
+        let (site, rule) = policy().home(&"shop".into(), &market.into(), phase, &"beijing".into());
+        (site.to_string(), rule)
+    }
+
+    #[test]
+    fn a_pinned_market_stays_whatever_the_phase_says() {
+        assert_eq!(home("CN", Some(1)), ("beijing".into(), Rule::Pinned));
+    }
+
+    #[test]
+    fn a_later_phase_overrides_an_earlier_one_and_leaves_the_rest() {
+        assert_eq!(home("IN", None).0, "beijing");
+        assert_eq!(home("IN", Some(0)).0, "singapore");
+        assert_eq!(home("IN", Some(1)).0, "mumbai");
+        assert_eq!(home("US", Some(1)).0, "california");
+        assert_eq!(
+            home("DE", Some(1)),
+            ("singapore".into(), Rule::Others("e-commerce".into()))
+        );
+    }
+
+    #[test]
+    fn a_service_that_no_phase_names_stays_at_its_origin() {
+        let (site, rule) = policy().home(&"cloud".into(), &"IN".into(), Some(1), &"beijing".into());
+        assert_eq!((site.as_str(), rule), ("beijing", Rule::Origin));
+    }
+}

@@ -1,0 +1,301 @@
+//! The target's side of a handoff: one transaction, whose commit is the change of home.
+
+use handoff::decision::{Decision, Outcome};
+use handoff::judge::{Findings, Handoff, Judgement, answer, judge};
+use handoff::record::{Event, State};
+use model::fault::{Bug, planted, point};
+use model::{BatchId, UserKey};
+use postgres::connect::Session;
+use postgres::digest::{BatchDigest, DigestKey};
+use postgres::{foreign_keys, verify};
+use residency::records::{self, Change};
+use residency::{decisions, entries, inbound};
+use serde_json::{Map, Value, json};
+
+use crate::error::{At, Error, Result};
+use crate::prepare::{commit, transaction};
+use crate::route::{Offices, Route};
+
+/// What the source says of a batch.
+#[derive(Debug)]
+pub struct Offer {
+    /// The batch.
+    pub handoff: Handoff,
+    /// The source's digest, read after the fence.
+    pub digest: BatchDigest,
+    /// The digests of the other stores, read after the fence.
+    pub manifests: Map<String, Value>,
+}
+
+impl Offer {
+    fn users(&self) -> Vec<UserKey> {
+        self.handoff
+            .users
+            .iter()
+            .map(|(user, _)| user.clone())
+            .collect()
+    }
+
+    /// The digest as it is stored with the decision.
+    pub fn stored(&self) -> Value {
+        let mut stored = self.manifests.clone();
+        stored.insert("rows".to_owned(), json!(self.digest));
+        Value::Object(stored)
+    }
+}
+
+/// Looks, judges, and commits or refuses. The answer is durable when this returns.
+///
+/// # Errors
+/// Any error leaves the outcome open: [`ask`] finds it.
+pub async fn accept(
+    route: &Route,
+    offices: &Offices,
+    session: &mut Session,
+    offer: &Offer,
+    key: &DigestKey,
+) -> Result<Decision> {
+    let (source, target) = (&route.source.site, &route.target);
+    let doing = "accepting a batch";
+    let users = offer.users();
+    let theirs = route.manifests.digest(&target.site, &users).await?;
+    let tx = transaction(session, target, doing).await?;
+    offices.arrivals.hold(&tx).await.at(&target.site, doing)?;
+    let records = records::lock(&tx, target.kind(), &users)
+        .await
+        .at(&target.site, doing)?;
+    let standing = decisions::standing(&tx, &route.service, &offer.handoff.batch)
+        .await
+        .at(&target.site, doing)?;
+    let mut findings = Findings::default();
+    let chunk = inbound::lock(&tx, source, offer.handoff.attempt)
+        .await
+        .at(&target.site, doing)?;
+    findings.complete = chunk.is_some_and(|chunk| chunk.state == "streaming");
+    let spoilt = inbound::spoilt(&tx, source, offer.handoff.attempt)
+        .await
+        .at(&target.site, doing)?;
+    findings
+        .against
+        .extend(spoilt.into_iter().filter(|(user, _)| users.contains(user)));
+    if findings.complete && findings.against.is_empty() && standing.is_none() {
+        let mine = verify::digest(&tx, &target.schema, &users, key)
+            .await
+            .at(&target.site, doing)?;
+        let dangling = foreign_keys::check(&tx, &target.schema, &users)
+            .await
+            .at(&target.site, doing)?;
+        let reason = |d: foreign_keys::Dangling| {
+            (
+                d.user,
+                format!("{} does not hold at {}", d.constraint, target.site),
+            )
+        };
+        findings.against.extend(dangling.into_iter().map(reason));
+        if (mine != offer.digest || theirs != offer.manifests) && !planted(Bug::AcceptUnverified) {
+            findings
+                .against
+                .extend(differing(route, &tx, offer, &users, key, &mine).await?);
+        }
+    }
+    match judge(&offer.handoff, &records, standing.as_ref(), &findings) {
+        Judgement::Repeat(standing) => Ok(standing),
+        Judgement::Accept(accepted) => {
+            let (users, next): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
+            records::write(&tx, target.kind(), &users, &next, None)
+                .await
+                .at(&target.site, doing)?;
+            let outcome = decisions::decide(
+                &tx,
+                &route.service,
+                &offer.handoff.batch,
+                source,
+                Decision::Accepted,
+                Some(&offer.stored()),
+            )
+            .await
+            .at(&target.site, doing)?;
+            if let Outcome::Standing(standing) = outcome {
+                return Ok(standing);
+            }
+            let body = json!({
+                "service": route.service, "batch": offer.handoff.batch, "from": source, "to": target.site,
+                "rows": offer.digest.rows(), "digest": offer.stored(),
+            });
+            entries::append(&tx, "arrived", body, &users)
+                .await
+                .at(&target.site, doing)?;
+            point("before-accept");
+            let unconfirmed = {
+                commit(tx, target, doing).await?;
+                point("after-accept");
+                session.unconfirmed_commits()
+            };
+            make_durable(session, target, unconfirmed).await?;
+            Ok(Decision::Accepted)
+        }
+        Judgement::Refuse(decision) => {
+            tx.rollback()
+                .await
+                .map_err(|e| postgres::Error::from_server(doing, e))
+                .at(&target.site, doing)?;
+            refuse(
+                route,
+                offices,
+                session,
+                &offer.handoff.batch,
+                &users,
+                Some(offer),
+                decision,
+            )
+            .await
+        }
+    }
+}
+
+/// Users whose rows differ from the source's, by a digest of each.
+async fn differing(
+    route: &Route,
+    tx: &tokio_postgres::Transaction<'_>,
+    offer: &Offer,
+    users: &[UserKey],
+    key: &DigestKey,
+    mine: &BatchDigest,
+) -> Result<Vec<(UserKey, String)>> {
+    let (source, target) = (&route.source, &route.target);
+    let doing = "finding the rows that differ";
+    let here = verify::digest_each(tx, &target.schema, users, key)
+        .await
+        .at(&target.site, doing)?;
+    let mut session = source.session("verify").await?;
+    let there_tx = transaction(&mut session, source, doing).await?;
+    let there = verify::digest_each(&there_tx, &source.schema, users, key)
+        .await
+        .at(&source.site, doing)?;
+    let mut named = Vec::new();
+    for user in users {
+        let tables = here[user].differing_tables(&there[user]);
+        if !tables.is_empty() {
+            named.push((
+                user.clone(),
+                format!("verification: rows of {} differ", tables.join(", ")),
+            ));
+        }
+    }
+    if named.is_empty() {
+        // The whole differs and no part does: nobody of the batch may go.
+        let tables = mine.differing_tables(&offer.digest).join(", ");
+        let reason = format!("verification: the batch differs ({tables})");
+        named.extend(users.iter().map(|user| (user.clone(), reason.clone())));
+    }
+    Ok(named)
+}
+
+/// Inserts a refusal, unless a decision stands; named users go to `clearing` in the same transaction.
+async fn refuse(
+    route: &Route,
+    offices: &Offices,
+    session: &mut Session,
+    batch: &BatchId,
+    users: &[UserKey],
+    offer: Option<&Offer>,
+    wish: Decision,
+) -> Result<Decision> {
+    let (source, target) = (&route.source.site, &route.target);
+    let doing = "refusing a batch";
+    let tx = transaction(session, target, doing).await?;
+    offices.arrivals.hold(&tx).await.at(&target.site, doing)?;
+    let records = records::lock(&tx, target.kind(), users)
+        .await
+        .at(&target.site, doing)?;
+    let outcome = decisions::decide(&tx, &route.service, batch, source, wish, None)
+        .await
+        .at(&target.site, doing)?;
+    if let (Outcome::Decided(Decision::Refused { named, .. }), Some(offer)) = (&outcome, offer) {
+        let mut changes = Vec::new();
+        for ((user, epoch), record) in offer.handoff.users.iter().zip(&records) {
+            let arrives = matches!(record.as_ref().map(|r| &r.state),
+                Some(State::Arriving { attempt, .. }) if *attempt == offer.handoff.attempt);
+            if arrives && named.iter().any(|(name, _)| name == user) {
+                let event = Event::Clear {
+                    attempt: offer.handoff.attempt,
+                    epoch: Some(*epoch),
+                };
+                changes.push(Change {
+                    user: user.clone(),
+                    event,
+                });
+            }
+        }
+        records::change(&tx, target.kind(), &changes, None)
+            .await
+            .at(&target.site, doing)?;
+        let body =
+            json!({"service": route.service, "batch": batch, "from": source, "to": target.site});
+        entries::append(&tx, "refused", body, users)
+            .await
+            .at(&target.site, doing)?;
+    }
+    let word = outcome.word().clone();
+    point("before-refuse");
+    commit(tx, target, doing).await?;
+    point("after-refuse");
+    let unconfirmed = session.unconfirmed_commits();
+    make_durable(session, target, unconfirmed).await?;
+    Ok(word)
+}
+
+/// Asks what became of a batch: the standing decision, or a refusal that is inserted as the answer.
+pub async fn ask(
+    route: &Route,
+    offices: &Offices,
+    session: &mut Session,
+    batch: &BatchId,
+    users: &[UserKey],
+) -> Result<Decision> {
+    let target = &route.target;
+    let doing = "asking about a batch";
+    let standing = decisions::standing(&**session, &route.service, batch)
+        .await
+        .at(&target.site, doing)?;
+    let records = records::look(&**session, target.kind(), users)
+        .await
+        .at(&target.site, doing)?;
+    let wish = answer(standing.as_ref(), &records);
+    if standing.is_some() || planted(Bug::AnswerFromState) && wish == Decision::Accepted {
+        return Ok(wish);
+    }
+    refuse(route, offices, session, batch, users, None, wish).await
+}
+
+/// A COMMIT whose wait for a standby was cancelled reports success with a warning: then another one is waited for,
+/// whose success says that the first is on the standbys too.
+pub(crate) async fn make_durable(
+    session: &Session,
+    end: &crate::route::End,
+    mut before: u64,
+) -> Result<()> {
+    if before == 0 {
+        return Ok(());
+    }
+    let doing = "waiting until a commit is on the standbys";
+    loop {
+        residency::journal::beat(&**session)
+            .await
+            .at(&end.site, doing)?;
+        let now = session.unconfirmed_commits();
+        if now == before {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+/// The error of a batch whose answer could not be had.
+pub(crate) fn in_doubt(route: &Route, batch: &BatchId, source: Error) -> Error {
+    Error::InDoubt {
+        batch: batch.clone(),
+        site: route.target.site.clone(),
+        source: Box::new(source),
+    }
+}

@@ -1,0 +1,570 @@
+//! Follows the source's change stream and applies it at the target, in a task of its own.
+//!
+//! A transaction is applied for a chunk exactly when it is not visible in the chunk's snapshot and its commit stands
+//! above the chunk's position; rows and position are written in one transaction. Changes of a chunk that is still
+//! being copied go to its spool. The slot is confirmed only up to what is durable at the target.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use model::fault::{Bug, planted, point};
+use model::{Attempt, BatchId, UserKey};
+use postgres::apply;
+use postgres::connect::Session;
+use postgres::lsn::Lsn;
+use postgres::replica;
+use postgres::snapshot::Snapshot;
+use postgres::stream::{ChangeStream, Said};
+use postgres::transaction::{Change, Enrolled, Mark, Transaction, read_changes, write_changes};
+use residency::inbound::{self, Spooled};
+use residency::records;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::error::{At, Error, Result};
+use crate::route::{Offices, Route};
+
+/// How many bytes of changes are applied in one transaction at the target: bounds its memory and its length.
+const FLUSH_BYTES: usize = 4 * 1024 * 1024;
+
+/// How many spooled transactions are drained at once: bounds memory.
+const DRAIN: i64 = 1_000;
+
+/// Handle to the task that follows the stream.
+#[derive(Debug)]
+pub struct CatchUp {
+    commands: mpsc::UnboundedSender<Command>,
+    applied: watch::Receiver<Lsn>,
+    task: JoinHandle<Result<()>>,
+}
+
+#[derive(Debug)]
+enum Command {
+    /// An attempt is being copied: spool what concerns it.
+    Follow { attempt: Attempt, at: Progress },
+    /// Its copy is complete: drain the spool, then apply.
+    Copied {
+        attempt: Attempt,
+        snapshot: Snapshot,
+        done: oneshot::Sender<()>,
+    },
+    /// Tell when the stream has passed this batch's fence and everything before it is durable.
+    Fence {
+        batch: BatchId,
+        reached: oneshot::Sender<()>,
+    },
+    /// Nothing of this attempt matters any more.
+    Forget { attempt: Attempt },
+}
+
+/// Where an attempt stands.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Its snapshot, once its spool is drained; none while it is being copied.
+    pub snapshot: Option<Snapshot>,
+    /// Its durable position.
+    pub position: Lsn,
+}
+
+// === impl CatchUp ===
+
+impl CatchUp {
+    /// Opens the stream and begins to follow it.
+    pub async fn start(route: Arc<Route>, offices: Offices, slot: &str) -> Result<Self> {
+        let source = &route.source;
+        let stream = ChangeStream::open(&source.url, slot, slot, &source.schema)
+            .await
+            .at(&source.site, "opening the change stream")?;
+        let session = route.target.session("catch up").await?;
+        let (commands, received) = mpsc::unbounded_channel();
+        let (tell, applied) = watch::channel(Lsn(0));
+        let follower = Follower {
+            route,
+            offices,
+            stream,
+            session,
+            chunks: HashMap::new(),
+            fences: HashMap::new(),
+            applied: tell,
+        };
+        let task = tokio::spawn(follower.run(received));
+        Ok(Self {
+            commands,
+            applied,
+            task,
+        })
+    }
+
+    /// From now on spools, or goes on applying, what concerns `attempt`.
+    pub fn follow(&self, attempt: Attempt, at: Progress) -> Result<()> {
+        self.send(Command::Follow { attempt, at })
+    }
+
+    /// Says that the copy of `attempt` is durable, and waits until its spool is drained.
+    pub async fn copied(&self, attempt: Attempt, snapshot: Snapshot) -> Result<()> {
+        let (done, drained) = oneshot::channel();
+        self.send(Command::Copied {
+            attempt,
+            snapshot,
+            done,
+        })?;
+        drained.await.map_err(|_| Error::StreamGone)
+    }
+
+    /// A signal for the fence of `batch`; ask before raising it.
+    pub fn fence(&self, batch: &BatchId) -> Result<oneshot::Receiver<()>> {
+        let (reached, signal) = oneshot::channel();
+        self.send(Command::Fence {
+            batch: batch.clone(),
+            reached,
+        })?;
+        Ok(signal)
+    }
+
+    /// Lets go of `attempt`.
+    pub fn forget(&self, attempt: Attempt) -> Result<()> {
+        self.send(Command::Forget { attempt })
+    }
+
+    /// Waits until everything up to `position` is durable at the target.
+    pub async fn passed(&self, position: Lsn) -> Result<()> {
+        let mut applied = self.applied.clone();
+        applied
+            .wait_for(|at| *at >= position)
+            .await
+            .map(drop)
+            .map_err(|_| Error::StreamGone)
+    }
+
+    /// Ends the task, orderly, and gives its error if it had one.
+    pub async fn stop(self) -> Result<()> {
+        drop(self.commands);
+        match self.task.await {
+            Ok(result) => result,
+            Err(_) => Err(Error::StreamGone),
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).map_err(|_| Error::StreamGone)
+    }
+}
+
+struct Follower {
+    route: Arc<Route>,
+    offices: Offices,
+    stream: ChangeStream,
+    session: Session,
+    chunks: HashMap<Attempt, Progress>,
+    fences: HashMap<BatchId, oneshot::Sender<()>>,
+    applied: watch::Sender<Lsn>,
+}
+
+// === impl Follower ===
+
+impl Follower {
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) -> Result<()> {
+        loop {
+            tokio::select! {
+                // Commands first: whom to follow must be known before what is said of them.
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command).await?,
+                    None => {
+                        self.stream.close().await;
+                        return Ok(());
+                    }
+                },
+                said = self.stream.next() => {
+                    let said = said.at(&self.route.source.site, "reading the change stream")?;
+                    let gathered = self.gather(said)?;
+                    // Whoever is told to be followed meanwhile was enrolled after this was read.
+                    while let Ok(command) = commands.try_recv() {
+                        self.obey(command).await?;
+                    }
+                    self.flush(gathered).await?;
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) -> Result<()> {
+        match command {
+            Command::Follow { attempt, at } => {
+                self.chunks.insert(attempt, at);
+            }
+            Command::Copied {
+                attempt,
+                snapshot,
+                done,
+            } => {
+                self.drain(attempt, snapshot).await?;
+                let _ = done.send(());
+            }
+            Command::Fence { batch, reached } => {
+                self.fences.retain(|_, waiting| !waiting.is_closed());
+                self.fences.insert(batch, reached);
+            }
+            Command::Forget { attempt } => {
+                self.chunks.remove(&attempt);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the stream has ready, up to a bound: applied together.
+    fn gather(&mut self, first: Said) -> Result<Gathered> {
+        let mut gathered = Gathered::default();
+        gathered.add(first);
+        while gathered.bytes < FLUSH_BYTES {
+            let Some(said) = self.stream.next().now_or_never() else {
+                break;
+            };
+            gathered.add(said.at(&self.route.source.site, "reading the change stream")?);
+        }
+        Ok(gathered)
+    }
+
+    async fn flush(&mut self, gathered: Gathered) -> Result<()> {
+        for transaction in &gathered.transactions {
+            self.refuse_unfollowable(transaction)?;
+        }
+        if planted(Bug::AckBeforeApply)
+            && let Some(upto) = gathered.upto
+        {
+            self.stream.confirm(upto);
+            point("ack-before-apply");
+        }
+        let work = self.sort(&gathered.transactions);
+        if !work.is_empty() {
+            point("before-apply");
+            self.write(work).await?;
+            point("after-apply");
+        }
+        if let Some(upto) = gathered.upto {
+            self.stream.confirm(upto);
+            self.applied.send_modify(|at| *at = (*at).max(upto));
+        }
+        for mark in gathered.transactions.iter().flat_map(|t| &t.marks) {
+            let Mark::Fence(batch) = mark;
+            if let Some(reached) = self.fences.remove(&BatchId::from(batch.as_str())) {
+                let _ = reached.send(());
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_unfollowable(&self, transaction: &Transaction) -> Result<()> {
+        let name = |oid: &u32| {
+            let table = self.route.source.schema.owned_by_oid(*oid);
+            table.map_or_else(|| format!("table {oid}"), |table| table.name.to_string())
+        };
+        let what = if let Some(oid) = transaction.truncated.first() {
+            format!("a TRUNCATE of {}", name(oid))
+        } else if let Some(unresolved) = transaction.unresolved.first() {
+            format!(
+                "a change of {} whose owner nothing tells",
+                name(&unresolved.table)
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::Unfollowable {
+            site: self.route.source.site.clone(),
+            what,
+        })
+    }
+
+    /// What each attempt that we follow gets from these transactions, in stream order.
+    fn sort(&self, transactions: &[Transaction]) -> Vec<Work> {
+        let mut work: HashMap<Attempt, Work> = HashMap::new();
+        for transaction in transactions {
+            let mut mine: HashMap<Attempt, Portion> = HashMap::new();
+            let concerns = |attempt: &Attempt| {
+                let Some(at) = self.chunks.get(attempt) else {
+                    return false;
+                };
+                let visible = at
+                    .snapshot
+                    .as_ref()
+                    .is_some_and(|s| s.sees(s.widen(transaction.xid)));
+                !visible && transaction.commit_lsn > at.position
+            };
+            for change in &transaction.changes {
+                let attempt = Attempt(change.attempt);
+                if concerns(&attempt) {
+                    mine.entry(attempt)
+                        .or_default()
+                        .changes
+                        .push(change.clone());
+                }
+            }
+            for (enrolled, reason) in fresh_copies(transaction) {
+                let attempt = Attempt(enrolled.1);
+                if concerns(&attempt) {
+                    mine.entry(attempt)
+                        .or_default()
+                        .spoil
+                        .push((UserKey::new(enrolled.0), reason));
+                }
+            }
+            for (attempt, mut portion) in mine {
+                portion.xid = transaction.xid;
+                portion.commit_lsn = transaction.commit_lsn;
+                let from = self.chunks[&attempt].position;
+                let entry = work.entry(attempt).or_insert(Work {
+                    attempt,
+                    from,
+                    portions: Vec::new(),
+                });
+                entry.portions.push(portion);
+            }
+        }
+        let mut work: Vec<Work> = work.into_values().collect();
+        work.sort_by_key(|w| w.attempt);
+        work
+    }
+
+    /// Rows, spool and positions of all attempts concerned, in one transaction.
+    async fn write(&mut self, work: Vec<Work>) -> Result<()> {
+        let route = Arc::clone(&self.route);
+        let (source, target) = (&route.source.site, &route.target);
+        let doing = "applying changes";
+        let mut tx = self
+            .session
+            .transaction()
+            .await
+            .map_err(postgres_error)
+            .at(&target.site, doing)?;
+        self.offices
+            .arrivals
+            .hold(&tx)
+            .await
+            .at(&target.site, doing)?;
+        replica::assume(&tx).await.at(&target.site, doing)?;
+        for work in &work {
+            let upto = work.portions.last().map_or(work.from, |p| p.commit_lsn);
+            let moved = planted(Bug::PositionApart)
+                || inbound::advance(&tx, source, work.attempt, work.from.0, upto.0)
+                    .await
+                    .at(&target.site, doing)?;
+            if !moved {
+                // Somebody else wrote for this attempt: our office is lost, whatever its row says.
+                return Err(Error::StreamGone);
+            }
+            for portion in &work.portions {
+                for (user, reason) in &portion.spoil {
+                    inbound::spoil(&tx, target.kind(), source, work.attempt, user, reason)
+                        .await
+                        .at(&target.site, doing)?;
+                }
+            }
+            if self.chunks[&work.attempt].snapshot.is_none() {
+                for portion in work.portions.iter().filter(|p| !p.changes.is_empty()) {
+                    let spooled = Spooled {
+                        xid: portion.xid,
+                        commit_lsn: portion.commit_lsn.0,
+                        changes: write_changes(&portion.changes),
+                    };
+                    inbound::spool(&tx, source, work.attempt, &spooled)
+                        .await
+                        .at(&target.site, doing)?;
+                }
+            } else {
+                let changes: Vec<Change> = work
+                    .portions
+                    .iter()
+                    .flat_map(|p| p.changes.iter().cloned())
+                    .collect();
+                apply_changes(&mut tx, &route, work.attempt, changes).await?;
+            }
+        }
+        tx.commit()
+            .await
+            .map_err(postgres_error)
+            .at(&target.site, doing)?;
+        if planted(Bug::PositionApart) {
+            point("position-apart");
+            for work in &work {
+                let upto = work.portions.last().map_or(work.from, |p| p.commit_lsn);
+                inbound::advance(&*self.session, source, work.attempt, work.from.0, upto.0)
+                    .await
+                    .at(&target.site, doing)?;
+            }
+        }
+        for work in work {
+            if let (Some(at), Some(last)) =
+                (self.chunks.get_mut(&work.attempt), work.portions.last())
+            {
+                at.position = last.commit_lsn;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies what was spooled while the chunk was copied; from then on it streams.
+    async fn drain(&mut self, attempt: Attempt, snapshot: Snapshot) -> Result<()> {
+        let route = Arc::clone(&self.route);
+        let (source, target) = (&route.source.site, &route.target);
+        let doing = "draining the spool";
+        loop {
+            let mut tx = self
+                .session
+                .transaction()
+                .await
+                .map_err(postgres_error)
+                .at(&target.site, doing)?;
+            self.offices
+                .arrivals
+                .hold(&tx)
+                .await
+                .at(&target.site, doing)?;
+            replica::assume(&tx).await.at(&target.site, doing)?;
+            let spooled = inbound::take_spooled(&tx, source, attempt, DRAIN)
+                .await
+                .at(&target.site, doing)?;
+            let last = spooled.len() < DRAIN as usize;
+            let mut changes = Vec::new();
+            for transaction in spooled {
+                if !snapshot.sees(snapshot.widen(transaction.xid)) {
+                    let read = read_changes(&transaction.changes).map_err(postgres::Error::from);
+                    changes.extend(read.at(&target.site, doing)?);
+                }
+            }
+            apply_changes(&mut tx, &route, attempt, changes).await?;
+            if last {
+                inbound::set_state(&tx, source, attempt, "streaming")
+                    .await
+                    .at(&target.site, doing)?;
+            }
+            point("before-drained");
+            tx.commit()
+                .await
+                .map_err(postgres_error)
+                .at(&target.site, doing)?;
+            point("after-drained");
+            if last {
+                break;
+            }
+        }
+        if let Some(at) = self.chunks.get_mut(&attempt) {
+            at.snapshot = Some(snapshot);
+        }
+        Ok(())
+    }
+}
+
+/// Applies `changes` for those of their users who are still arriving under `attempt`; users to whom one cannot be
+/// applied are recorded as spoilt.
+async fn apply_changes(
+    tx: &mut tokio_postgres::Transaction<'_>,
+    route: &Route,
+    attempt: Attempt,
+    changes: Vec<Change>,
+) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let (source, target) = (&route.source.site, &route.target);
+    let doing = "applying changes";
+    let mut users: Vec<UserKey> = changes
+        .iter()
+        .map(|c| UserKey::from(c.user.as_str()))
+        .collect();
+    users.sort();
+    users.dedup();
+    let held: HashSet<UserKey> =
+        records::hold_those(tx, target.kind(), &users, "arriving", attempt)
+            .await
+            .at(&target.site, doing)?
+            .into_iter()
+            .collect();
+    let mut out: HashSet<UserKey> = users
+        .into_iter()
+        .filter(|user| !held.contains(user))
+        .collect();
+    let spoilt = inbound::spoilt(tx, source, attempt)
+        .await
+        .at(&target.site, doing)?;
+    out.extend(spoilt.into_iter().map(|(user, _)| user));
+    let newly = apply::apply(tx, &target.schema, &changes, &out)
+        .await
+        .at(&target.site, doing)?;
+    for spoilt in newly {
+        inbound::spoil(
+            tx,
+            target.kind(),
+            source,
+            attempt,
+            &spoilt.user,
+            &spoilt.reason,
+        )
+        .await
+        .at(&target.site, doing)?;
+    }
+    Ok(())
+}
+
+/// Users who need a fresh copy after `transaction`, and why.
+fn fresh_copies(transaction: &Transaction) -> impl Iterator<Item = (Enrolled, String)> + '_ {
+    let hands = transaction.departures.iter().flat_map(|change| {
+        [&change.user_before, &change.user_after]
+            .into_iter()
+            .flatten()
+            .cloned()
+    });
+    let hands = hands.map(|enrolled| (enrolled, AGAIN_HANDS.to_owned()));
+    let large = transaction
+        .oversized
+        .iter()
+        .cloned()
+        .map(|enrolled| (enrolled, AGAIN_LARGE.to_owned()));
+    hands.chain(large)
+}
+
+/// Reason of a user whose row changed owner while he moved: he goes again with a fresh copy.
+pub const AGAIN_HANDS: &str = "a row changed owner while the user moved";
+/// Reason of a user in a transaction too large to follow: he goes again with a fresh copy.
+pub const AGAIN_LARGE: &str = "a transaction was too large to follow while the user moved";
+
+fn postgres_error(error: tokio_postgres::Error) -> postgres::Error {
+    postgres::Error::from_server("applying changes", error)
+}
+
+/// What one attempt gets.
+#[derive(Debug)]
+struct Work {
+    attempt: Attempt,
+    from: Lsn,
+    portions: Vec<Portion>,
+}
+
+/// What one attempt gets from one transaction.
+#[derive(Debug, Default)]
+struct Portion {
+    xid: u32,
+    commit_lsn: Lsn,
+    changes: Vec<Change>,
+    spoil: Vec<(UserKey, String)>,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    transactions: Vec<Transaction>,
+    upto: Option<Lsn>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn add(&mut self, said: Said) {
+        match said {
+            Said::Committed(transaction) => {
+                self.bytes += transaction.bytes();
+                self.upto = Some(transaction.end_lsn);
+                self.transactions.push(transaction);
+            }
+            Said::Idle(at) => self.upto = Some(self.upto.map_or(at, |upto| upto.max(at))),
+        }
+    }
+}

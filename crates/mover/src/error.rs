@@ -1,0 +1,130 @@
+//! What can stop a move.
+
+use model::{BatchId, SiteName, UserKey};
+use thiserror::Error;
+
+/// An error that stops the run. Everything durable stays as it is; the next run goes on from there.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The residency record, or the database under it.
+    #[error("{doing} at {site}")]
+    Residency {
+        /// Where.
+        site: SiteName,
+        /// What we were doing.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: residency::Error,
+    },
+    /// Rows, the stream, or the database under them.
+    #[error("{doing} at {site}")]
+    Postgres {
+        /// Where.
+        site: SiteName,
+        /// What we were doing.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: postgres::Error,
+    },
+    /// A database cannot be reached.
+    #[error("connecting to {site}")]
+    Connect {
+        /// Where.
+        site: SiteName,
+        /// Why not.
+        #[source]
+        source: postgres::connect::ConnectError,
+    },
+    /// A port refused.
+    #[error("asking a store or gateway")]
+    Port(#[from] crate::ports::PortError),
+    /// The move keeps back more WAL at the source than it may.
+    #[error(
+        "the move keeps back {bytes} bytes of WAL at {site}, more than limits.wal = {cap} allows"
+    )]
+    WalCap {
+        /// The source.
+        site: SiteName,
+        /// Bytes kept back.
+        bytes: u64,
+        /// The bound.
+        cap: u64,
+    },
+    /// The stream shows something that no move survives.
+    #[error("the change stream of {site} shows {what}; the move's chunks are given up")]
+    Unfollowable {
+        /// The source.
+        site: SiteName,
+        /// What it shows.
+        what: String,
+    },
+    /// The task that follows the stream has ended.
+    #[error("the change stream is no longer followed")]
+    StreamGone,
+    /// A batch was offered and the target's answer is not known.
+    #[error(
+        "batch {batch} is in doubt: offered to {site}, whose answer could not be had; run apply again"
+    )]
+    InDoubt {
+        /// The batch.
+        batch: BatchId,
+        /// The target.
+        site: SiteName,
+        /// Why not.
+        #[source]
+        source: Box<Error>,
+    },
+    /// Two sites' records do not fit together: nothing is touched.
+    #[error(
+        "the records of user {user} at {source_site} and {target_site} contradict each other: {what}"
+    )]
+    Contradiction {
+        /// The user.
+        user: UserKey,
+        /// The source.
+        source_site: SiteName,
+        /// The target.
+        target_site: SiteName,
+        /// What is contradictory.
+        what: String,
+    },
+}
+
+/// A result of the mover's.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Says where an error came up, and during what.
+pub(crate) trait At<T> {
+    fn at(self, site: &SiteName, doing: &'static str) -> Result<T>;
+}
+
+impl<T> At<T> for std::result::Result<T, residency::Error> {
+    fn at(self, site: &SiteName, doing: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Residency {
+            site: site.clone(),
+            doing,
+            source,
+        })
+    }
+}
+
+impl<T> At<T> for std::result::Result<T, postgres::Error> {
+    fn at(self, site: &SiteName, doing: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Postgres {
+            site: site.clone(),
+            doing,
+            source,
+        })
+    }
+}
+
+impl<T> At<T> for std::result::Result<T, postgres::connect::ConnectError> {
+    fn at(self, site: &SiteName, _: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Connect {
+            site: site.clone(),
+            source,
+        })
+    }
+}

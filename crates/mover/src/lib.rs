@@ -1,0 +1,23 @@
+//! Takes users from one site to another, step by step.
+//!
+//! One file per step, what undoes it beside it, and [`drive`] for the order:
+//! [`recover`] what an earlier run left, [`prepare`] (begin, enrol, barrier), [`copying`], [`catch_up`],
+//! [`hand_off`] (fence, offer, digest) with [`accept`] at the target, [`put_back`] for whoever does not
+//! go, [`finish`], and later [`erase`].
+
+pub mod accept;
+pub mod catch_up;
+pub mod copying;
+pub mod drive;
+pub mod erase;
+mod error;
+pub mod event;
+pub mod finish;
+pub mod hand_off;
+pub mod ports;
+pub mod prepare;
+pub mod put_back;
+pub mod recover;
+pub mod route;
+
+pub use error::{Error, Result};

@@ -1,0 +1,264 @@
+//! Begins attempts: makes the target ready, enrols at the source, and waits at the barrier.
+
+use std::time::Instant;
+
+use handoff::record::Event;
+use model::fault::point;
+use model::{Attempt, MoveId, UserKey};
+use postgres::connect::Session;
+use postgres::lsn::Lsn;
+use residency::journal::{self, ChunkRow};
+use residency::records::{self, Change};
+use residency::{barrier, guard, inbound};
+
+use crate::catch_up::{CatchUp, Progress};
+use crate::error::{At, Error, Result};
+use crate::event;
+use crate::put_back;
+use crate::route::{End, Offices, Route};
+
+/// Users copied together under one snapshot.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// The copying attempt.
+    pub attempt: Attempt,
+    /// The users, each with the number of his rows when he was counted, in key order.
+    pub users: Vec<(UserKey, u64)>,
+    /// Whether the target may hold rows of theirs: a return journey, or an earlier attempt.
+    pub returning: bool,
+}
+
+impl Chunk {
+    /// The users' keys.
+    pub fn keys(&self) -> Vec<UserKey> {
+        self.users.iter().map(|(user, _)| user.clone()).collect()
+    }
+}
+
+/// Users who cannot take part, with the reason.
+pub type Aside = Vec<(UserKey, String)>;
+
+/// The sessions that transitions go through.
+pub struct Desk {
+    /// At the source.
+    pub source: Session,
+    /// At the target.
+    pub target: Session,
+}
+
+/// Begins and enrols each of `groups`, then waits once at the barrier for all of them.
+pub async fn prepare(
+    route: &Route,
+    offices: &Offices,
+    desk: &mut Desk,
+    catch_up: &CatchUp,
+    (id, slot): (&MoveId, &str),
+    groups: Vec<Vec<(UserKey, u64)>>,
+    observer: &dyn event::Observer,
+) -> Result<(Vec<Chunk>, Aside)> {
+    let mut chunks = Vec::new();
+    let mut aside = Vec::new();
+    let mut enrolment = 0;
+    for group in groups {
+        let floor = inbound::highest_attempt(&*desk.target)
+            .await
+            .at(&route.target.site, "numbering an attempt")?;
+        let attempt = journal::new_attempt(&*desk.source, floor)
+            .await
+            .at(&route.source.site, "numbering an attempt")?;
+        let begun = begin(route, offices, desk, attempt, slot, group, &mut aside).await?;
+        let Some((users, returning)) = begun else {
+            continue;
+        };
+        let known: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
+        // Before anybody can be enrolled: from his first change on it is spooled.
+        catch_up.follow(
+            attempt,
+            Progress {
+                snapshot: None,
+                position: Lsn(0),
+            },
+        )?;
+        point("before-enrol");
+        let row = ChunkRow {
+            attempt,
+            r#move: id.clone(),
+            target: route.target.site.clone(),
+            slot: slot.to_owned(),
+            state: "enrolled".to_owned(),
+        };
+        let (xid, enrolled) = enrol(route, offices, desk, &row, users, &mut aside).await?;
+        point("after-enrol");
+        let left: Vec<UserKey> = known
+            .into_iter()
+            .filter(|user| !enrolled.iter().any(|(kept, _)| kept == user))
+            .collect();
+        put_back::clear(route, offices, desk, &left, attempt).await?;
+        enrolment = enrolment.max(xid);
+        chunks.push(Chunk {
+            attempt,
+            users: enrolled,
+            returning,
+        });
+    }
+    if !chunks.is_empty() {
+        let started = Instant::now();
+        barrier::wait(&desk.source, enrolment, route.bounds.barrier_patience)
+            .await
+            .at(
+                &route.source.site,
+                "waiting for transactions older than the enrolment",
+            )?;
+        observer.note(&event::Event::Barrier {
+            milliseconds: started.elapsed().as_millis() as u64,
+        });
+    }
+    Ok((chunks, aside))
+}
+
+type Counted = Vec<(UserKey, u64)>;
+
+/// `arriving` at the target. Users whose records there do not allow it are put into `aside`; `None` if none is left.
+async fn begin(
+    route: &Route,
+    offices: &Offices,
+    desk: &mut Desk,
+    attempt: Attempt,
+    slot: &str,
+    mut users: Counted,
+    aside: &mut Aside,
+) -> Result<Option<(Counted, bool)>> {
+    let (source, target) = (&route.source.site, &route.target);
+    let doing = "making ready for an attempt";
+    loop {
+        if users.is_empty() {
+            return Ok(None);
+        }
+        let tx = transaction(&mut desk.target, target, doing).await?;
+        offices.arrivals.hold(&tx).await.at(&target.site, doing)?;
+        let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
+        let before = records::look(&tx, target.kind(), &keys)
+            .await
+            .at(&target.site, doing)?;
+        let returning = before.iter().any(Option::is_some);
+        let changes: Vec<Change> = keys
+            .into_iter()
+            .map(|user| Change {
+                user,
+                event: Event::Begin {
+                    from: source.clone(),
+                    attempt,
+                },
+            })
+            .collect();
+        match records::change(&tx, target.kind(), &changes, None).await {
+            Ok(_) => {
+                inbound::begin(&tx, source, attempt, slot)
+                    .await
+                    .at(&target.site, doing)?;
+                point("before-begin");
+                commit(tx, target, doing).await?;
+                point("after-begin");
+                return Ok(Some((users, returning)));
+            }
+            Err(residency::Error::Illegal {
+                user,
+                source: illegal,
+            }) => {
+                users.retain(|(other, _)| *other != user);
+                aside.push((user, format!("at {}: {illegal}", target.site)));
+            }
+            Err(error) => return Err(error).at(&target.site, doing),
+        }
+    }
+}
+
+/// `moving` at the source. Gives the enrolment's transaction id and who was enrolled; the others go to `aside`, and the
+/// target's records of them are put back by the attempt's end.
+async fn enrol(
+    route: &Route,
+    offices: &Offices,
+    desk: &mut Desk,
+    row: &ChunkRow,
+    mut users: Counted,
+    aside: &mut Aside,
+) -> Result<(i64, Counted)> {
+    let source = &route.source;
+    let doing = "enrolling users";
+    loop {
+        let tx = transaction(&mut desk.source, source, doing).await?;
+        offices.departures.hold(&tx).await.at(&source.site, doing)?;
+        let mut refused = None;
+        for (n, part) in users.chunks(route.bounds.batch_users).enumerate() {
+            let changes: Vec<Change> = part
+                .iter()
+                .map(|(user, _)| Change {
+                    user: user.clone(),
+                    event: Event::Enrol {
+                        to: route.target.site.clone(),
+                        attempt: row.attempt,
+                    },
+                })
+                .collect();
+            // Neighbours share a stripe: a fence of a batch then takes one lock, not sixty-four.
+            let stripe = guard::stripe(row.attempt.0 as usize * 127 + n, 1);
+            match records::change(&tx, source.kind(), &changes, Some(stripe)).await {
+                Ok(_) => {}
+                Err(residency::Error::Illegal {
+                    user,
+                    source: illegal,
+                }) => {
+                    refused = Some((user, illegal.to_string()));
+                    break;
+                }
+                Err(error) => return Err(error).at(&source.site, doing),
+            }
+        }
+        if let Some((user, reason)) = refused {
+            users.retain(|(other, _)| *other != user);
+            aside.push((user, format!("at {}: {reason}", source.site)));
+            continue;
+        }
+        journal::add_chunk(&tx, row, users.len())
+            .await
+            .at(&source.site, doing)?;
+        let xid = journal::current_xid(&tx).await.at(&source.site, doing)?;
+        commit(tx, source, doing).await?;
+        return Ok((xid, users));
+    }
+}
+
+/// Begins a transaction at `end`.
+pub(crate) async fn transaction<'a>(
+    session: &'a mut Session,
+    end: &End,
+    doing: &'static str,
+) -> Result<tokio_postgres::Transaction<'a>> {
+    session
+        .transaction()
+        .await
+        .map_err(|e| postgres::Error::from_server(doing, e))
+        .at(&end.site, doing)
+}
+
+/// Commits it.
+pub(crate) async fn commit(
+    tx: tokio_postgres::Transaction<'_>,
+    end: &End,
+    doing: &'static str,
+) -> Result<()> {
+    tx.commit()
+        .await
+        .map_err(|e| postgres::Error::from_server(doing, e))
+        .at(&end.site, doing)
+}
+
+/// The error of a record that another process changed under us.
+pub(crate) fn contradiction(route: &Route, user: &UserKey, what: impl Into<String>) -> Error {
+    Error::Contradiction {
+        user: user.clone(),
+        source_site: route.source.site.clone(),
+        target_site: route.target.site.clone(),
+        what: what.into(),
+    }
+}

@@ -1,0 +1,119 @@
+//! The two ends of a move, and its bounds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::table::HomeSchema;
+use model::{KeyKind, ServiceName, SiteName};
+use postgres::connect::{Session, connect};
+use residency::office::Office;
+
+use crate::error::{At, Result};
+use crate::ports::{Door, Manifests};
+
+/// One end: a home database.
+#[derive(Clone)]
+pub struct End {
+    /// The site.
+    pub site: SiteName,
+    /// How to reach its database.
+    pub url: String,
+    /// Its classified tables, as read there.
+    pub schema: Arc<HomeSchema>,
+}
+
+impl std::fmt::Debug for End {
+    /// Without the URL: it may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("End")
+            .field("site", &self.site)
+            .finish_non_exhaustive()
+    }
+}
+
+impl End {
+    /// Opens a session.
+    pub async fn session(&self, purpose: &str) -> Result<Session> {
+        connect(&self.url, purpose)
+            .await
+            .at(&self.site, "connecting")
+    }
+
+    /// The type family of user keys.
+    pub fn kind(&self) -> KeyKind {
+        self.schema.users.kind
+    }
+}
+
+/// From where to where, and how.
+#[derive(Clone)]
+pub struct Route {
+    /// The service.
+    pub service: ServiceName,
+    /// Where the users live.
+    pub source: End,
+    /// Where they go.
+    pub target: End,
+    /// The bounds.
+    pub bounds: Bounds,
+    /// The gateways' door.
+    pub door: Arc<dyn Door>,
+    /// What users have besides rows.
+    pub manifests: Arc<dyn Manifests>,
+}
+
+/// The offices that this process holds at both ends.
+#[derive(Clone, Debug)]
+pub struct Offices {
+    /// Of departures from the source.
+    pub departures: Office,
+    /// Of arrivals at the target.
+    pub arrivals: Office,
+}
+
+/// The bounds of a move.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Users in a batch.
+    pub batch_users: usize,
+    /// Rows in a batch; a bigger user goes alone.
+    pub batch_rows: u64,
+    /// Users in a chunk: bounds its enrolment.
+    pub chunk_users: usize,
+    /// Rows in a chunk: bounds how long its snapshot is held.
+    pub chunk_rows: u64,
+    /// Chunks enrolled under one barrier.
+    pub chunks_together: usize,
+    /// How long a batch may stay fenced while the stream catches up; then it goes back to moving.
+    pub pause_max: Duration,
+    /// How long a fence waits in the queue of writers before it lets others pass.
+    pub fence_patience: Duration,
+    /// How often a fence is tried before its users are set aside.
+    pub fence_attempts: u32,
+    /// How long the enrolment barrier waits for open transactions.
+    pub barrier_patience: Duration,
+    /// WAL that may be kept back at the source, in bytes.
+    pub wal_max: Option<u64>,
+    /// Bytes copied a second, at most.
+    pub rate: Option<u64>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            batch_users: 64,
+            batch_rows: 20_000,
+            // A chunk of 5,000 users or 100,000 rows is copied in about a second: long enough for hash
+            // joins to pay, short enough that its snapshot hinders no vacuum.
+            chunk_users: 5_000,
+            chunk_rows: 100_000,
+            chunks_together: 4,
+            pause_max: Duration::from_secs(1),
+            fence_patience: Duration::from_millis(200),
+            fence_attempts: 20,
+            barrier_patience: Duration::from_secs(60),
+            wal_max: Some(10 << 30),
+            rate: None,
+        }
+    }
+}

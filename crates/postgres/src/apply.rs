@@ -1,0 +1,342 @@
+//! Applies changes at the target, strictly: a row that must be there is, a row that must not be is not.
+//!
+//! Changes of different tables commute, because foreign keys are checked at accept; within a table the stream's
+//! order is kept, and neighbours of one kind go in one statement.
+
+use std::collections::{HashMap, HashSet};
+
+use model::UserKey;
+use model::fault::{Bug, planted};
+use model::table::{HomeSchema, OwnedTable, TableName, quote};
+use tokio_postgres::Transaction;
+use tokio_postgres::types::ToSql;
+
+use crate::error::{Doing, Error, Result};
+use crate::pgoutput::{Tuple, TupleValue};
+use crate::transaction::{Change, Op};
+
+/// How many rows go in one statement at most: bounds the statement's arrays.
+const RUN_MAX: usize = 2_000;
+
+/// A user to whom a change could not be applied, and why. The reason names tables and constraints, no values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spoilt {
+    /// The user.
+    pub user: UserKey,
+    /// Why.
+    pub reason: String,
+}
+
+/// Applies `changes` in `tx`, which writes as a replica. Changes of the users in `spoilt` are left out.
+///
+/// Where a change fails by the fault of its row, everything is done again one by one, and the users whose rows
+/// fail are returned: all their changes from the failing one on are left out, the others' are applied.
+pub async fn apply(
+    tx: &mut Transaction<'_>,
+    home: &HomeSchema,
+    changes: &[Change],
+    spoilt: &HashSet<UserKey>,
+) -> Result<Vec<Spoilt>> {
+    let wanted: Vec<&Change> = changes
+        .iter()
+        .filter(|c| !spoilt.contains(&UserKey::from(c.user.as_str())))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let together = tx
+        .savepoint("together")
+        .await
+        .doing("beginning to apply changes")?;
+    match in_runs(&together, home, &wanted).await {
+        Ok(()) => {
+            together.commit().await.doing("applying changes")?;
+            Ok(Vec::new())
+        }
+        Err(error) if error.is_about_rows() => {
+            together.rollback().await.doing("taking changes back")?;
+            one_by_one(tx, home, &wanted).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn one_by_one(
+    tx: &mut Transaction<'_>,
+    home: &HomeSchema,
+    changes: &[&Change],
+) -> Result<Vec<Spoilt>> {
+    let mut spoilt: HashMap<&str, String> = HashMap::new();
+    for change in changes {
+        if spoilt.contains_key(change.user.as_str()) {
+            continue;
+        }
+        let single = tx
+            .savepoint("single")
+            .await
+            .doing("beginning to apply a change")?;
+        match in_runs(&single, home, std::slice::from_ref(change)).await {
+            Ok(()) => single.commit().await.doing("applying a change")?,
+            Err(error) if error.is_about_rows() => {
+                single.rollback().await.doing("taking a change back")?;
+                spoilt.insert(&change.user, reason(&error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(spoilt
+        .into_iter()
+        .map(|(user, reason)| Spoilt {
+            user: user.into(),
+            reason,
+        })
+        .collect())
+}
+
+/// An error about rows in one line.
+pub fn reason(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+async fn in_runs(tx: &Transaction<'_>, home: &HomeSchema, changes: &[&Change]) -> Result<()> {
+    let mut by_table: Vec<(u32, Vec<&Change>)> = Vec::new();
+    let mut position: HashMap<u32, usize> = HashMap::new();
+    for change in changes {
+        let at = *position.entry(change.table).or_insert_with(|| {
+            by_table.push((change.table, Vec::new()));
+            by_table.len() - 1
+        });
+        by_table[at].1.push(change);
+    }
+    for (_, changes) in &by_table {
+        let relation = &changes[0].relation;
+        let name = TableName {
+            schema: relation.schema.clone(),
+            name: relation.name.clone(),
+        };
+        let table = home.owned(&name).ok_or(Error::UnknownTable(name))?;
+        let mut rest = &changes[..];
+        while !rest.is_empty() {
+            let (run, after) = rest.split_at(run_length(rest));
+            statement(tx, table, run).await?;
+            rest = after;
+        }
+    }
+    Ok(())
+}
+
+/// What makes two neighbours fit into one statement: the operation and the columns that it carries.
+#[derive(PartialEq, Eq)]
+enum Shape {
+    Insert,
+    Update {
+        key_changes: bool,
+        absent: Vec<usize>,
+    },
+    Delete,
+}
+
+fn shape(change: &Change) -> Shape {
+    match &change.op {
+        Op::Insert { .. } => Shape::Insert,
+        Op::Update { key_old, new } => {
+            let absent = |(n, value): (usize, &TupleValue)| {
+                matches!(value, TupleValue::Unchanged).then_some(n)
+            };
+            Shape::Update {
+                key_changes: key_old.is_some(),
+                absent: new.0.iter().enumerate().filter_map(absent).collect(),
+            }
+        }
+        Op::Delete { .. } => Shape::Delete,
+    }
+}
+
+/// How many changes from the first on can go in one statement: same relation and shape, no key twice.
+fn run_length(changes: &[&Change]) -> usize {
+    let first = shape(changes[0]);
+    // Key changes go alone: a later one may take the key that an earlier one leaves.
+    if matches!(
+        first,
+        Shape::Update {
+            key_changes: true,
+            ..
+        }
+    ) {
+        return 1;
+    }
+    let mut keys = HashSet::new();
+    let fits = |change: &&&Change| {
+        std::sync::Arc::ptr_eq(&change.relation, &changes[0].relation)
+            || change.relation == changes[0].relation
+    };
+    changes
+        .iter()
+        .take(RUN_MAX)
+        .take_while(fits)
+        .take_while(|change| shape(change) == first && keys.insert(key_of(change)))
+        .count()
+}
+
+fn key_of(change: &Change) -> Vec<Option<&[u8]>> {
+    let tuple = match &change.op {
+        Op::Insert { new } => new,
+        Op::Update { key_old, new } => key_old.as_ref().unwrap_or(new),
+        Op::Delete { key } => key,
+    };
+    change
+        .relation
+        .key_positions()
+        .into_iter()
+        .map(|n| tuple.0.get(n).and_then(TupleValue::data))
+        .collect()
+}
+
+/// One column of a statement's arrays.
+struct Values<'a> {
+    column: usize,
+    old: bool,
+    values: Vec<Option<&'a str>>,
+}
+
+async fn statement(tx: &Transaction<'_>, table: &OwnedTable, run: &[&Change]) -> Result<()> {
+    let relation = &run[0].relation;
+    let columns = &relation.columns;
+    let key = relation.key_positions();
+    let copied = |n: &usize| table.copied().any(|column| column.name == columns[*n].name);
+    let type_of = |n: usize| {
+        let found = table
+            .columns
+            .iter()
+            .find(|column| column.name == columns[n].name);
+        found.map_or("text", |column| column.sql_type.as_str())
+    };
+    let name = |n: usize| quote(&columns[n].name);
+    let mut arrays: Vec<Values<'_>> = Vec::new();
+    let mut array = |column: usize, old: bool, pick: fn(&Op) -> Option<&Tuple>| -> Result<String> {
+        let mut values = Vec::with_capacity(run.len());
+        for change in run {
+            let value = pick(&change.op).and_then(|tuple| tuple.0.get(column));
+            values.push(match value.and_then(TupleValue::data) {
+                None => None,
+                Some(bytes) => Some(std::str::from_utf8(bytes).map_err(|_| Error::Strict {
+                    operation: "text that is not UTF-8",
+                    table: table.name.clone(),
+                    expected: 1,
+                    found: 0,
+                })?),
+            });
+        }
+        arrays.push(Values {
+            column,
+            old,
+            values,
+        });
+        Ok(format!("v.{}{column}", if old { "o" } else { "c" }))
+    };
+    let of_new: fn(&Op) -> Option<&Tuple> = |op| match op {
+        Op::Insert { new } | Op::Update { new, .. } => Some(new),
+        Op::Delete { .. } => None,
+    };
+    let of_key: fn(&Op) -> Option<&Tuple> = |op| match op {
+        Op::Insert { new } => Some(new),
+        Op::Update { key_old, new } => Some(key_old.as_ref().unwrap_or(new)),
+        Op::Delete { key } => Some(key),
+    };
+    let mut matching = || -> Result<String> {
+        let mut terms = Vec::new();
+        for n in &key {
+            terms.push(format!(
+                "t.{} = {}::{}",
+                name(*n),
+                array(*n, true, of_key)?,
+                type_of(*n)
+            ));
+        }
+        Ok(terms.join(" AND "))
+    };
+    let (operation, head, tail) = match shape(run[0]) {
+        Shape::Insert => {
+            let mut names = Vec::new();
+            let mut values = Vec::new();
+            for n in (0..columns.len()).filter(copied) {
+                names.push(name(n));
+                values.push(format!("{}::{}", array(n, false, of_new)?, type_of(n)));
+            }
+            let head = format!(
+                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ",
+                table.name.sql(),
+                names.join(", "),
+                values.join(", ")
+            );
+            ("INSERT", head, String::new())
+        }
+        Shape::Update {
+            key_changes,
+            absent,
+        } => {
+            let condition = matching()?;
+            let mut set = Vec::new();
+            for n in (0..columns.len()).filter(copied) {
+                if !absent.contains(&n) && (key_changes || !key.contains(&n)) {
+                    set.push(format!(
+                        "{} = {}::{}",
+                        name(n),
+                        array(n, false, of_new)?,
+                        type_of(n)
+                    ));
+                }
+            }
+            if set.is_empty() {
+                // Nothing but the key: the row must be there all the same.
+                set.push(format!("{k} = t.{k}", k = name(key[0])));
+            }
+            let head = format!(
+                "UPDATE {} AS t SET {} FROM ",
+                table.name.sql(),
+                set.join(", ")
+            );
+            ("UPDATE", head, format!(" WHERE {condition}"))
+        }
+        Shape::Delete => {
+            let condition = matching()?;
+            (
+                "DELETE",
+                format!("DELETE FROM {} AS t USING ", table.name.sql()),
+                format!(" WHERE {condition}"),
+            )
+        }
+    };
+    let parameters: Vec<String> = (1..=arrays.len())
+        .map(|n| format!("${n}::text[]"))
+        .collect();
+    let aliases: Vec<String> = arrays
+        .iter()
+        .map(|a| format!("{}{}", if a.old { "o" } else { "c" }, a.column))
+        .collect();
+    let sql = format!(
+        "{head}unnest({}) AS v({}){tail}",
+        parameters.join(", "),
+        aliases.join(", ")
+    );
+    let values: Vec<&(dyn ToSql + Sync)> = arrays
+        .iter()
+        .map(|a| &a.values as &(dyn ToSql + Sync))
+        .collect();
+    let found = tx
+        .execute(&sql, &values)
+        .await
+        .doing(format!("applying {operation} to {}", table.name))?;
+    if found != run.len() as u64 && !planted(Bug::SkipMissingRow) {
+        return Err(Error::Strict {
+            operation,
+            table: table.name.clone(),
+            expected: run.len() as u64,
+            found,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! Who lives here: users by market, users one by one, and rows that belong to nobody.
+//!
+//! A user lives here if his record says so (`settled`, `moving`, `fenced` or `offered`), or, at the
+//! origin, if he has none and was here at adoption. Users are those who have a row in the user table.
+
+use std::collections::BTreeMap;
+
+use model::table::{HomeSchema, OwnedTable, TableName, equal, quote};
+use model::{KeyKind, Market, UserKey};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
+
+use crate::catalog::ReadError;
+
+/// What a heap row costs beyond its columns, in bytes, without alignment and line pointer.
+const ROW_HEADER: u32 = 24;
+
+/// The users of one market who live here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// Their market; empty for users whose market is NULL.
+    pub market: Market,
+    /// How many they are.
+    pub users: u64,
+    /// Their rows in all owned tables, counted.
+    pub rows: u64,
+    /// The size of those rows as stored, compressed where they are, in bytes.
+    pub bytes: u64,
+}
+
+/// What is known here of one user who was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// His market; empty if NULL.
+    pub market: Market,
+    /// Whether he lives here.
+    pub here: bool,
+}
+
+/// Counts the users who live here, by market, under one snapshot.
+///
+/// `origin` is believed only where Domicile is not installed yet: at the origin everybody lives
+/// here then, elsewhere nobody.
+pub async fn census(
+    client: &mut Client,
+    schema: &HomeSchema,
+    origin: bool,
+) -> Result<Vec<Census>, ReadError> {
+    let question = Question::begin(client, schema, origin).await?;
+    let mut found: BTreeMap<Market, Census> = BTreeMap::new();
+    for table in &schema.owned {
+        for row in question
+            .ask(&question.by_market(table), &[], &table.name)
+            .await?
+        {
+            let market = Market::new(row.get::<_, String>(0));
+            let entry = found.entry(market.clone()).or_insert(Census {
+                market,
+                users: 0,
+                rows: 0,
+                bytes: 0,
+            });
+            let rows = count(row.get(1));
+            if table.name == schema.users.name {
+                entry.users += rows;
+            }
+            entry.rows += rows;
+            entry.bytes += count(row.get(2));
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// The next users of `markets` (NULL written as empty) who live here, at most `limit`, in the order
+/// of their keys after `after`, each with his rows in all owned tables.
+///
+/// Costs what the page's users have, as long as the owned tables have indexes on their owner columns.
+pub async fn users_page(
+    client: &mut Client,
+    schema: &HomeSchema,
+    origin: bool,
+    markets: &[Market],
+    after: Option<&UserKey>,
+    limit: u32,
+) -> Result<Vec<(UserKey, u64)>, ReadError> {
+    let question = Question::begin(client, schema, origin).await?;
+    let markets: Vec<&str> = markets.iter().map(Market::as_str).collect();
+    let after = after.map(UserKey::as_str);
+    let sql = question.page(after.is_some());
+    let rows = question
+        .ask(
+            &sql,
+            &[&markets, &after, &i64::from(limit)],
+            &schema.users.name,
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| (UserKey::new(row.get::<_, String>(0)), count(row.get(1))))
+        .collect())
+}
+
+/// Those of `keys` that stand in the user table. Keys of another form than the service's are not found.
+pub async fn users_exist(
+    client: &mut Client,
+    schema: &HomeSchema,
+    origin: bool,
+    keys: &[UserKey],
+) -> Result<BTreeMap<UserKey, Presence>, ReadError> {
+    let kind = schema.users.kind;
+    let keys: Vec<&str> = keys
+        .iter()
+        .map(UserKey::as_str)
+        .filter(|key| kind.accepts(key))
+        .collect();
+    let question = Question::begin(client, schema, origin).await?;
+    // The key as it was asked for: a uuid has several spellings.
+    let sql = format!(
+        "SELECT a.asked, u.market, {lives} FROM unnest($1::text[]) AS a(asked) \
+         JOIN {users} AS u ON u.key = a.asked::{key}{record}",
+        lives = question.lives("u"),
+        users = question.users(),
+        key = kind.sql_type(),
+        record = question.record("u"),
+    );
+    let rows = question.ask(&sql, &[&keys], &schema.users.name).await?;
+    let presence = |row: &tokio_postgres::Row| Presence {
+        market: Market::new(row.get::<_, String>(1)),
+        here: row.get(2),
+    };
+    Ok(rows
+        .iter()
+        .map(|row| (UserKey::new(row.get::<_, String>(0)), presence(row)))
+        .collect())
+}
+
+/// Rows that belong to nobody: their way to the owner breaks, is null, or ends at a key that has no
+/// user row. By table; tables without any are left out.
+pub async fn orphan_rows(
+    client: &mut Client,
+    schema: &HomeSchema,
+) -> Result<BTreeMap<TableName, u64>, ReadError> {
+    let question = Question::begin(client, schema, true).await?;
+    let mut found = BTreeMap::new();
+    for table in schema
+        .owned
+        .iter()
+        .filter(|table| table.name != schema.users.name)
+    {
+        let sql = orphans(schema, table);
+        for row in question.ask(&sql, &[], &table.name).await? {
+            found.insert(table.name.clone(), count(row.get(0)));
+        }
+    }
+    found.retain(|_, rows| *rows > 0);
+    Ok(found)
+}
+
+/// One look at a database: a snapshot, and whether there are records in it.
+struct Question<'a> {
+    snapshot: Transaction<'a>,
+    schema: &'a HomeSchema,
+    installed: bool,
+    origin: bool,
+}
+
+// === impl Question ===
+
+impl<'a> Question<'a> {
+    async fn begin(
+        client: &'a mut Client,
+        schema: &'a HomeSchema,
+        origin: bool,
+    ) -> Result<Self, ReadError> {
+        let snapshot = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await
+            .map_err(ReadError::of("a snapshot"))?;
+        let installed = "SELECT to_regclass('domicile.resident') IS NOT NULL \
+                                AND to_regclass('domicile.home') IS NOT NULL";
+        let installed = snapshot
+            .query_one(installed, &[])
+            .await
+            .map_err(ReadError::of("whether Domicile is installed"))?
+            .get(0);
+        Ok(Self {
+            snapshot,
+            schema,
+            installed,
+            origin,
+        })
+    }
+
+    async fn ask(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+        about: &TableName,
+    ) -> Result<Vec<tokio_postgres::Row>, ReadError> {
+        self.snapshot
+            .query(sql, parameters)
+            .await
+            .map_err(ReadError::of(format!("table {about}")))
+    }
+
+    /// The users as (key, market). A subquery of its own, because a market's expression names the user
+    /// table's columns without qualification.
+    fn users(&self) -> String {
+        let users = &self.schema.users;
+        let market = users.market.as_deref().unwrap_or("NULL");
+        format!(
+            "(SELECT {key} AS key, coalesce(({market})::text, '') AS market FROM {table})",
+            key = quote(&users.key),
+            table = users.name.sql(),
+        )
+    }
+
+    /// The join that finds the record of `user`.
+    fn record(&self, user: &str) -> String {
+        if !self.installed {
+            return String::new();
+        }
+        let key = self.schema.users.kind.sql_type();
+        format!(
+            " CROSS JOIN domicile.home AS h \
+             LEFT JOIN domicile.resident AS r ON r.user_key = {user}.key::{key}"
+        )
+    }
+
+    /// Whether `user` lives here, in a query with [`record`](Self::record).
+    fn lives(&self, user: &str) -> String {
+        if !self.installed {
+            return self.origin.to_string();
+        }
+        let marked = match self.schema.users.kind {
+            KeyKind::Integer => format!(" OR h.known_by = 'mark' AND {user}.key::bigint <= h.mark"),
+            KeyKind::Uuid | KeyKind::Text => String::new(),
+        };
+        format!(
+            "CASE WHEN r.user_key IS NULL THEN h.is_origin AND (h.known_by = 'row'{marked}) \
+             ELSE r.state IN ('settled', 'moving', 'fenced', 'offered') END"
+        )
+    }
+
+    fn by_market(&self, table: &OwnedTable) -> String {
+        // Column by column: pg_column_size of a whole row would fetch and unpack every large value.
+        let sizes = table
+            .columns
+            .iter()
+            .map(|column| format!(" + coalesce(pg_column_size(t.{}), 0)", quote(&column.name)));
+        format!(
+            "SELECT u.market, count(*), coalesce(sum({ROW_HEADER}{sizes}), 0)::bigint{from} \
+             JOIN {users} AS u ON u.key = {owner}{record} WHERE {lives} GROUP BY u.market",
+            sizes = sizes.collect::<String>(),
+            from = table.from_clause(),
+            users = self.users(),
+            owner = table.owner.owner("t"),
+            record = self.record("u"),
+            lives = self.lives("u"),
+        )
+    }
+
+    fn page(&self, continued: bool) -> String {
+        let key = self.schema.users.kind.sql_type();
+        // The parameter stands in both forms, so that both take the same three.
+        let after = if continued {
+            format!("u.key > $2::text::{key}")
+        } else {
+            "$2::text IS NULL".to_owned()
+        };
+        let mut sql = format!(
+            "WITH page AS MATERIALIZED (SELECT u.key FROM {users} AS u{record} \
+              WHERE u.market = ANY($1::text[]) AND {after} AND {lives} ORDER BY u.key LIMIT $3) \
+             SELECT key::text, sum(n)::bigint FROM (SELECT key, 0::bigint AS n FROM page",
+            users = self.users(),
+            record = self.record("u"),
+            lives = self.lives("u"),
+        );
+        for table in &self.schema.owned {
+            sql.push_str(&format!(
+                " UNION ALL SELECT page.key, count(*){from} JOIN page ON page.key = {owner} \
+                 GROUP BY page.key",
+                from = table.from_clause(),
+                owner = table.owner.owner("t"),
+            ));
+        }
+        sql.push_str(") AS counted GROUP BY counted.key ORDER BY counted.key");
+        sql
+    }
+}
+
+fn orphans(schema: &HomeSchema, table: &OwnedTable) -> String {
+    let mut sql = format!("SELECT count(*) FROM {} AS t", table.name.sql());
+    let mut child = "t".to_owned();
+    for (n, hop) in table.owner.hops.iter().enumerate() {
+        let alias = format!("p{}", n + 1);
+        let same = equal(&alias, &hop.parent_columns, &child, &hop.columns);
+        sql.push_str(&format!(
+            " LEFT JOIN {} AS {alias} ON {same}",
+            hop.parent.sql()
+        ));
+        child = alias;
+    }
+    let (users, key) = (schema.users.name.sql(), quote(&schema.users.key));
+    let owner = table.owner.owner("t");
+    sql.push_str(&format!(
+        " WHERE NOT EXISTS (SELECT FROM {users} AS u WHERE u.{key} = {owner})"
+    ));
+    sql
+}
+
+/// Counts and sums of sizes are never negative.
+fn count(number: i64) -> u64 {
+    number.unsigned_abs()
+}

@@ -1,0 +1,242 @@
+//! Sessions with a home database, all alike: the text form of a value must mean the same in each.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio_postgres::config::Host;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket, error::DbError};
+
+/// How long a connection may take, from the name's resolution to the last setting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After this long without a word the kernel asks whether the server still stands: the default of two
+/// hours would hold a move for as long after a silent death of the peer's machine.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// What every session pins, as `-c` options for the replication connection's start-up packet.
+///
+/// The names and values are those of [`connect`]'s sessions, apart from `client_encoding`, which a
+/// start-up packet carries as a parameter of its own.
+pub const SESSION_OPTIONS: &str = "-c DateStyle=ISO,MDY -c IntervalStyle=postgres -c TimeZone=UTC \
+     -c extra_float_digits=3 -c bytea_output=hex -c lc_monetary=C -c standard_conforming_strings=on \
+     -c search_path=pg_catalog,pg_temp -c statement_timeout=0 -c lock_timeout=0 \
+     -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 \
+     -c default_transaction_isolation=read\\ committed -c synchronous_commit=on -c row_security=off";
+
+/// The same for a session that is already open, so that what the URL or the role sets is overridden.
+/// `transaction_timeout` exists from 17 on.
+const SESSION_SETTINGS: &str = "\
+    SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; \
+    SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'; \
+    SET standard_conforming_strings = on; SET search_path = pg_catalog, pg_temp; \
+    SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+    SET idle_session_timeout = 0; SET default_transaction_isolation = 'read committed'; \
+    SET synchronous_commit = on; SET row_security = off; \
+    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+     WHERE name = 'transaction_timeout'";
+
+/// Why there is no session. Names host, port, database and role; never the password.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The text is no connection string. It is not repeated, nor the parser's word on it: either may
+    /// hold a part of the password.
+    #[error("the database's URL is neither postgres://… nor key=value pairs that PostgreSQL knows")]
+    Malformed,
+    /// Nobody answered in time.
+    #[error("no answer from {place} within {} s", CONNECT_TIMEOUT.as_secs())]
+    TimedOut {
+        /// Host, port, database and role.
+        place: String,
+    },
+    /// The server, or the way to it, refused.
+    #[error("cannot connect to {place}")]
+    Refused {
+        /// Host, port, database and role.
+        place: String,
+        /// The reason given.
+        source: tokio_postgres::Error,
+    },
+    /// Connected, but the session's settings could not be pinned.
+    #[error("cannot pin the session's settings at {place}")]
+    Settings {
+        /// Host, port, database and role.
+        place: String,
+        /// The reason given.
+        source: tokio_postgres::Error,
+    },
+}
+
+/// A session with pinned settings. Derefs to [`Client`]; ends when it is dropped.
+pub struct Session {
+    client: Client,
+    place: String,
+    unconfirmed: Arc<AtomicU64>,
+}
+
+/// Opens a session as `application_name` `domicile <purpose>`.
+///
+/// `url` is a `postgres://` URL or `key=value` pairs. Takes at most ten seconds.
+pub async fn connect(url: &str, purpose: &str) -> Result<Session, ConnectError> {
+    let mut config = parse(url).ok_or(ConnectError::Malformed)?;
+    config.application_name(format!("domicile {purpose}"));
+    if config.get_keepalives_idle() > KEEPALIVE_IDLE {
+        config.keepalives_idle(KEEPALIVE_IDLE);
+    }
+    let place = place(&config);
+    match tokio::time::timeout(CONNECT_TIMEOUT, open(&config, place.clone())).await {
+        Ok(opened) => opened,
+        Err(_) => Err(ConnectError::TimedOut { place }),
+    }
+}
+
+/// `host:port/database as role`: what may be shown of a connection string.
+pub fn redacted(url: &str) -> String {
+    match parse(url) {
+        Some(config) => place(&config),
+        None => "an unreadable database URL".to_owned(),
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Host, port, database and role, for messages.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// How many COMMITs of this session returned without their standbys' word.
+    ///
+    /// The server cancels such a wait and then *reports success*, with a warning. A caller for whom a
+    /// commit must be durable compares the number before and after, and reads back if it grew. The
+    /// warning is counted before the COMMIT's own result is handed over.
+    pub fn unconfirmed_commits(&self) -> u64 {
+        self.unconfirmed.load(Ordering::SeqCst)
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn open(config: &Config, place: String) -> Result<Session, ConnectError> {
+    let connected = config.connect(NoTls).await;
+    let (client, connection) = connected.map_err(|source| ConnectError::Refused {
+        place: place.clone(),
+        source,
+    })?;
+    let unconfirmed = Arc::new(AtomicU64::new(0));
+    // Owned by the client: the connection ends, and the task with it, when the client is dropped.
+    tokio::spawn(drive(connection, Arc::clone(&unconfirmed), place.clone()));
+    match client.batch_execute(SESSION_SETTINGS).await {
+        Ok(()) => Ok(Session {
+            client,
+            place,
+            unconfirmed,
+        }),
+        Err(source) => Err(ConnectError::Settings { place, source }),
+    }
+}
+
+async fn drive(
+    mut connection: Connection<Socket, tokio_postgres::tls::NoTlsStream>,
+    unconfirmed: Arc<AtomicU64>,
+    place: String,
+) {
+    while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) => {
+                if is_unconfirmed_commit(&notice) {
+                    unconfirmed.fetch_add(1, Ordering::SeqCst);
+                    tracing::warn!(%place, "a commit returned without its standbys' word");
+                }
+            }
+            Ok(_) => {}
+            // Whoever waits for an answer gets the error; here it would be told a second time.
+            Err(error) => {
+                tracing::debug!(%place, %error, "connection ended");
+                return;
+            }
+        }
+    }
+}
+
+/// The wait's warning, in whatever language the server speaks: its routine has one name.
+fn is_unconfirmed_commit(notice: &DbError) -> bool {
+    notice.routine() == Some("SyncRepWaitForLSN")
+        || notice.message().contains("synchronous replication")
+}
+
+fn parse(url: &str) -> Option<Config> {
+    let config: Config = url.parse().ok()?;
+    // An @ in a password that is not written as %40 makes the password's end a part of the host.
+    let torn = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
+    (!config.get_hosts().iter().any(torn)).then_some(config)
+}
+
+fn place(config: &Config) -> String {
+    let ports = config.get_ports();
+    let hosts = config.get_hosts().iter().enumerate().map(|(n, host)| {
+        // One port stands for every host; none at all means PostgreSQL's own.
+        let port = ports.get(n).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            Host::Tcp(name) => format!("{name}:{port}"),
+            Host::Unix(path) => format!("{}:{port}", path.display()),
+        }
+    });
+    let hosts = hosts.collect::<Vec<_>>().join(",");
+    let role = config.get_user().unwrap_or("(this account)");
+    format!("{hosts}/{} as {role}", config.get_dbname().unwrap_or(role))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        let url = "postgres://mover:s3cret@db.example:6432/shop?sslmode=prefer";
+        assert_eq!(redacted(url), "db.example:6432/shop as mover");
+        let pairs = "host=db.example,db2.example user=mover password=s3cret dbname=shop";
+        assert_eq!(
+            redacted(pairs),
+            "db.example:5432,db2.example:5432/shop as mover"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_malformed_url_is_not_repeated() {
+        for url in [
+            "postgres://u:pa?ss@word@h/d",
+            "host=h pass=s3cret",
+            "s3cret",
+        ] {
+            assert_eq!(redacted(url), "an unreadable database URL");
+            let error = connect(url, "test").await.expect_err("nonsense");
+            assert!(!format!("{error:?}{error}").contains("s3cret"));
+        }
+    }
+}

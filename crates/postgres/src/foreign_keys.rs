@@ -1,0 +1,89 @@
+//! Foreign keys of arrived rows, checked set-wise at accept: copy and apply wrote them as a replica.
+
+use model::UserKey;
+use model::table::{ForeignKey, HomeSchema, OwnedTable, equal, quote};
+use tokio_postgres::GenericClient;
+
+use crate::error::{Doing, Result};
+use crate::users;
+
+/// A user with a row whose foreign key does not hold here.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dangling {
+    /// The user.
+    pub user: UserKey,
+    /// The constraint, with its table.
+    pub constraint: String,
+}
+
+/// How many users are named for one constraint at most: the rest show up when these are gone.
+const NAMED_MAX: i64 = 1_000;
+
+/// Locks what rows of `who` refer to outside their own ownership path `FOR KEY SHARE`, so that it stays until the
+/// transaction ends, and then finds the users of `who` with a reference to nothing.
+pub async fn check(
+    tx: &impl GenericClient,
+    home: &HomeSchema,
+    who: &[UserKey],
+) -> Result<Vec<Dangling>> {
+    let mut dangling = Vec::new();
+    for key in &home.foreign_keys {
+        let Some(child) = home.owned(&key.child) else {
+            continue;
+        };
+        let doing = || format!("checking foreign key {} of {}", key.name, key.child);
+        let rows = format!(
+            "{} WHERE {} = ANY ({})",
+            child.from_clause(),
+            child.owner.owner("t"),
+            users::array(home.users.kind, who)
+        );
+        if !is_ownership(child, key) {
+            let lock = format!(
+                "SELECT FROM {parent} AS r WHERE ({parents}) IN (SELECT {children}{rows}) FOR KEY SHARE OF r",
+                parent = key.parent.sql(),
+                parents = list("r", &key.parent_columns),
+                children = list("t", &key.child_columns),
+            );
+            tx.execute(&lock, &[]).await.doing(doing())?;
+        }
+        let filled: Vec<String> = key
+            .child_columns
+            .iter()
+            .map(|column| format!("t.{} IS NOT NULL", quote(column)))
+            .collect();
+        let missing = format!(
+            "SELECT DISTINCT ({owner})::text{rows} AND {filled} \
+             AND NOT EXISTS (SELECT FROM {parent} AS r WHERE {same}) LIMIT {NAMED_MAX}",
+            owner = child.owner.owner("t"),
+            filled = filled.join(" AND "),
+            parent = key.parent.sql(),
+            same = equal("r", &key.parent_columns, "t", &key.child_columns),
+        );
+        for row in tx.query(&missing, &[]).await.doing(doing())? {
+            dangling.push(Dangling {
+                user: UserKey::new(row.get::<_, String>(0)),
+                constraint: format!("foreign key {} of {}", key.name, key.child),
+            });
+        }
+    }
+    Ok(dangling)
+}
+
+/// Whether `key` is the first step of the child's ownership path: then the parent belongs to the same user.
+fn is_ownership(child: &OwnedTable, key: &ForeignKey) -> bool {
+    child
+        .owner
+        .hops
+        .first()
+        .is_some_and(|hop| hop.parent == key.parent && hop.columns == key.child_columns)
+        || child.owner.hops.is_empty() && key.child_columns == [child.owner.column.clone()]
+}
+
+fn list(alias: &str, columns: &[String]) -> String {
+    columns
+        .iter()
+        .map(|column| format!("{alias}.{}", quote(column)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

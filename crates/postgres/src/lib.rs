@@ -1,0 +1,29 @@
+//! Moves rows: the catalog and its classification, slot and stream, copy, decode, assemble, apply, digest,
+//! delete.
+//!
+//! SQL about the application's tables stands here, and in `residency` for the guard, and nowhere else.
+
+pub mod apply;
+pub mod catalog;
+pub mod census;
+pub mod classify;
+pub mod connect;
+pub mod copy;
+pub mod copy_rows;
+pub mod delete;
+pub mod digest;
+mod error;
+pub mod foreign_keys;
+pub mod lsn;
+pub mod pgoutput;
+pub mod preflight;
+pub mod propose;
+pub mod replica;
+pub mod slot;
+pub mod snapshot;
+pub mod stream;
+pub mod transaction;
+pub mod users;
+pub mod verify;
+
+pub use error::{Error, Result, Said};

@@ -1,0 +1,145 @@
+//! An independent second read: digests of users' rows, by queries of its own.
+//!
+//! Shares no code with copy and apply: it selects by nested IN over the ownership path where they join, reads all
+//! columns (generated ones too) by name, and hashes in this process. What it reads is the type's binary form; where
+//! that names object ids of one database, the text form under pinned settings.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, pin_mut};
+use model::UserKey;
+use model::table::{Column, HomeSchema, OwnedTable, quote};
+use tokio_postgres::Transaction;
+
+use crate::copy_rows::CopyRows;
+use crate::digest::{BatchDigest, DigestKey, RowHasher, TableDigest};
+use crate::error::{Doing, Result};
+use crate::users;
+
+/// The digest of all rows of `who`, table by table.
+pub async fn digest(
+    tx: &Transaction<'_>,
+    home: &HomeSchema,
+    who: &[UserKey],
+    key: &DigestKey,
+) -> Result<BatchDigest> {
+    let mut batch = BatchDigest::default();
+    for table in &home.owned {
+        let sql = format!(
+            "COPY (SELECT {} FROM {} AS v WHERE {}) TO STDOUT (FORMAT binary)",
+            select(&table.columns, "v"),
+            table.name.sql(),
+            belongs(home, table, who),
+        );
+        let name = table.name.to_string();
+        let mut hasher = RowHasher::new(key, &name);
+        let mut digest = TableDigest::default();
+        read(tx, &sql, table.columns.len(), &name, |fields| {
+            digest.add(&hasher.hash(fields.iter().copied()));
+        })
+        .await?;
+        batch.tables.insert(name, digest);
+    }
+    Ok(batch)
+}
+
+/// The digests of `who`, one for each user: to name those whose rows differ. Slower than [`digest`].
+pub async fn digest_each(
+    tx: &Transaction<'_>,
+    home: &HomeSchema,
+    who: &[UserKey],
+    key: &DigestKey,
+) -> Result<BTreeMap<UserKey, BatchDigest>> {
+    let mut each: BTreeMap<UserKey, BatchDigest> = who
+        .iter()
+        .map(|user| (user.clone(), BatchDigest::default()))
+        .collect();
+    for table in &home.owned {
+        let owner = table.owner.owner("t");
+        let sql = format!(
+            "COPY (SELECT {owner}::text, {}{} WHERE {owner} = ANY ({})) TO STDOUT (FORMAT binary)",
+            select(&table.columns, "t"),
+            table.from_clause(),
+            users::array(home.users.kind, who),
+        );
+        let name = table.name.to_string();
+        let mut hasher = RowHasher::new(key, &name);
+        read(tx, &sql, table.columns.len() + 1, &name, |fields| {
+            let owner = fields[0]
+                .and_then(|bytes| std::str::from_utf8(bytes).ok())
+                .map(UserKey::from);
+            if let Some(batch) = owner.and_then(|owner| each.get_mut(&owner)) {
+                let hash = hasher.hash(fields[1..].iter().copied());
+                batch.tables.entry(name.clone()).or_default().add(&hash);
+            }
+        })
+        .await?;
+    }
+    Ok(each)
+}
+
+/// The columns by name, so that two sites whose columns stand in another order agree.
+fn select(columns: &[Column], alias: &str) -> String {
+    let mut sorted: Vec<&Column> = columns.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let forms = sorted.into_iter().map(|column| {
+        let value = format!("{alias}.{}", quote(&column.name));
+        if column.portable_binary {
+            value
+        } else {
+            format!("{value}::text")
+        }
+    });
+    forms.collect::<Vec<_>>().join(", ")
+}
+
+/// The condition that a row of `table`, aliased `v`, belongs to one of `who`.
+fn belongs(home: &HomeSchema, table: &OwnedTable, who: &[UserKey]) -> String {
+    let among = format!("= ANY ({})", users::array(home.users.kind, who));
+    let mut condition = String::new();
+    let mut open = 0;
+    let mut alias = String::from("v");
+    for (n, hop) in table.owner.hops.iter().enumerate() {
+        let row = |alias: &str, columns: &[String]| {
+            let all: Vec<String> = columns
+                .iter()
+                .map(|c| format!("{alias}.{}", quote(c)))
+                .collect();
+            format!("({})", all.join(", "))
+        };
+        let parent = format!("v{n}");
+        condition.push_str(&format!(
+            "{} IN (SELECT {} FROM {} AS {parent} WHERE ",
+            row(&alias, &hop.columns),
+            row(&parent, &hop.parent_columns).trim_matches(['(', ')']),
+            hop.parent.sql(),
+        ));
+        open += 1;
+        alias = parent;
+    }
+    condition.push_str(&format!("{alias}.{} {among}", quote(&table.owner.column)));
+    condition.push_str(&")".repeat(open));
+    condition
+}
+
+async fn read(
+    tx: &Transaction<'_>,
+    sql: &str,
+    columns: usize,
+    table: &str,
+    mut each: impl FnMut(&[Option<&[u8]>]),
+) -> Result<()> {
+    let doing = || format!("reading {table} to verify it");
+    let stream = tx.copy_out(sql).await.doing(doing())?;
+    pin_mut!(stream);
+    let mut rows = CopyRows::new(columns);
+    while let Some(piece) = stream.next().await {
+        rows.feed(&piece.doing(doing())?);
+        while let Some(row) = rows.next_row()? {
+            let fields: Vec<Option<&[u8]>> = row.fields().collect();
+            each(&fields);
+        }
+    }
+    rows.finish()?;
+    Ok(())
+}

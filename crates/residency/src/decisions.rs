@@ -1,0 +1,84 @@
+//! The target's word on batches, in the database: a row inserted once.
+
+use handoff::decision::{Decision, Outcome};
+use model::{BatchId, Epoch, ServiceName, SiteName, UserKey};
+use serde_json::Value;
+use tokio_postgres::GenericClient;
+
+use crate::Result;
+use crate::error::Doing;
+
+/// The decision on `batch`, if one stands.
+pub async fn standing(
+    tx: &impl GenericClient,
+    service: &ServiceName,
+    batch: &BatchId,
+) -> Result<Option<Decision>> {
+    let row = tx
+        .query_opt(
+            "SELECT verdict, named, highest FROM domicile.decision WHERE service = $1 AND batch = $2",
+            &[&service.as_str(), &batch.as_str()],
+        )
+        .await
+        .doing("reading a decision")?;
+    Ok(row.map(|row| {
+        if row.get::<_, &str>(0) == "accepted" {
+            return Decision::Accepted;
+        }
+        let named = row.get::<_, Value>(1);
+        let pair = |v: &Value| Some((UserKey::from(v[0].as_str()?), v[1].as_str()?.to_owned()));
+        let named = named
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(pair)
+            .collect();
+        Decision::Refused {
+            named,
+            highest: Epoch(row.get(2)),
+        }
+    }))
+}
+
+/// Inserts `wish` as the decision on `batch`, or reads the one that was there first.
+pub async fn decide(
+    tx: &impl GenericClient,
+    service: &ServiceName,
+    batch: &BatchId,
+    source: &SiteName,
+    wish: Decision,
+    digest: Option<&Value>,
+) -> Result<Outcome> {
+    let (verdict, named, highest) = match &wish {
+        Decision::Accepted => ("accepted", Value::Array(Vec::new()), 0),
+        Decision::Refused { named, highest } => {
+            let named = named
+                .iter()
+                .map(|(user, reason)| serde_json::json!([user, reason]));
+            ("refused", Value::Array(named.collect()), highest.0)
+        }
+    };
+    let inserted = tx
+        .execute(
+            "INSERT INTO domicile.decision (service, batch, source, verdict, named, highest, digest) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (service, batch) DO NOTHING",
+            &[
+                &service.as_str(),
+                &batch.as_str(),
+                &source.as_str(),
+                &verdict,
+                &named,
+                &highest,
+                &digest,
+            ],
+        )
+        .await
+        .doing("inserting a decision")?;
+    if inserted == 1 {
+        return Ok(Outcome::Decided(wish));
+    }
+    let standing = standing(tx, service, batch).await?;
+    Ok(Outcome::Standing(standing.expect(
+        "ON CONFLICT found a committed row, and decisions are never deleted",
+    )))
+}

@@ -1,0 +1,30 @@
+//! Entries for the ledger: rows of an append-only table, written in the transaction that they describe.
+//!
+//! Users appear as keyed hashes under this home's own secret; nothing personal is in an entry.
+
+use model::UserKey;
+use serde_json::Value;
+use tokio_postgres::GenericClient;
+
+use crate::Result;
+use crate::error::Doing;
+
+/// Appends an entry of `kind`. `users` are hashed into the body's field `users`.
+pub async fn append(
+    tx: &impl GenericClient,
+    kind: &str,
+    body: Value,
+    users: &[UserKey],
+) -> Result<()> {
+    let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
+    tx.execute(
+        "INSERT INTO domicile.entry (kind, body) \
+         SELECT $1, $2::jsonb || jsonb_build_object('users', coalesce((SELECT jsonb_agg( \
+             encode(substr(sha256(h.secret || convert_to(k, 'UTF8')), 1, 16), 'hex')) \
+           FROM unnest($3::text[]) AS k), '[]'::jsonb)) FROM domicile.home AS h",
+        &[&kind, &body, &keys],
+    )
+    .await
+    .doing("writing a ledger entry")?;
+    Ok(())
+}

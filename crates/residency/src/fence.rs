@@ -1,0 +1,109 @@
+//! The fence: from its COMMIT on, no write for these users commits at this site.
+
+use std::time::{Duration, Instant};
+
+use handoff::record::{Event, Resident, State};
+use model::{Attempt, BatchId, KeyKind, UserKey};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, GenericClient};
+
+use crate::error::Doing;
+use crate::office::Office;
+use crate::records::{self, Change};
+use crate::{Error, LOCK_CLASS, Result};
+
+/// The prefix of the logical message that the fence writes: when the stream reaches it, everything before the
+/// fence has been read.
+pub const MESSAGE: &str = "domicile.fence";
+
+/// A fence that stands.
+#[derive(Debug)]
+pub struct Fenced {
+    /// The users with their records.
+    pub residents: Vec<(UserKey, Resident)>,
+    /// How long it took: mostly the wait for transactions that were open.
+    pub took: Duration,
+}
+
+/// Closes `users`, all `moving` under `attempt`, as `batch`. Waits in the lock's queue behind the writers that
+/// hold it, at most `patience`; then gives up, having changed nothing, so that writers that queue behind it
+/// are not held for longer than that.
+///
+/// # Errors
+/// [`Error::FenceTimeout`]: writers are still open; come again after a pause.
+pub async fn raise(
+    session: &mut Client,
+    office: &Office,
+    kind: KeyKind,
+    users: &[UserKey],
+    attempt: Attempt,
+    batch: &BatchId,
+    patience: Duration,
+) -> Result<Fenced> {
+    let started = Instant::now();
+    let timed_out = |error: Error| match error.sqlstate() {
+        Some(&SqlState::QUERY_CANCELED | &SqlState::T_R_DEADLOCK_DETECTED) => Error::FenceTimeout {
+            milliseconds: patience.as_millis() as u64,
+        },
+        _ => error,
+    };
+    let tx = session.transaction().await.doing("beginning the fence")?;
+    office.hold(&tx).await?;
+    tx.batch_execute(&format!(
+        "SET LOCAL statement_timeout = {}",
+        patience.as_millis().max(1)
+    ))
+    .await
+    .doing("bounding the fence")?;
+    let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
+    lock_stripes(&tx, kind, &keys).await.map_err(timed_out)?;
+    let changes: Vec<Change> = users
+        .iter()
+        .map(|user| Change {
+            user: user.clone(),
+            event: Event::Fence {
+                attempt,
+                batch: batch.clone(),
+            },
+        })
+        .collect();
+    let residents = records::change(&tx, kind, &changes, None)
+        .await
+        .map_err(timed_out)?;
+    tx.execute(
+        "SELECT pg_logical_emit_message(true, $1, $2)",
+        &[&MESSAGE, &batch.as_str()],
+    )
+    .await
+    .doing("marking the fence in the stream")?;
+    // The bound is for the wait; a COMMIT that waits for a standby must not be cancelled by it.
+    tx.batch_execute("SET LOCAL statement_timeout = 0")
+        .await
+        .doing("unbounding the fence")?;
+    tx.commit().await.doing("committing the fence")?;
+    debug_assert!(
+        residents
+            .iter()
+            .all(|r| matches!(r.state, State::Fenced { .. }))
+    );
+    Ok(Fenced {
+        residents: users.iter().cloned().zip(residents).collect(),
+        took: started.elapsed(),
+    })
+}
+
+/// Takes the exclusive locks of the users' stripes, in order.
+async fn lock_stripes(tx: &impl GenericClient, kind: KeyKind, keys: &[&str]) -> Result<()> {
+    tx.query(
+        &format!(
+            "SELECT pg_advisory_xact_lock($1, s.stripe) FROM \
+               (SELECT DISTINCT stripe FROM domicile.resident \
+                WHERE user_key = ANY ($2::text[]::{}[]) ORDER BY stripe) AS s",
+            kind.sql_type()
+        ),
+        &[&LOCK_CLASS, &keys],
+    )
+    .await
+    .doing("waiting for open transactions of the batch")?;
+    Ok(())
+}

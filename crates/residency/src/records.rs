@@ -1,0 +1,409 @@
+//! Reading and changing residency records, under lock, by the protocol's own step function.
+
+use handoff::record::{Event, Kept, Resident, State, step};
+use model::fault::{Bug, planted};
+use model::{Attempt, BatchId, Epoch, KeyKind, SiteName, UserKey};
+use serde_json::{Value, json};
+use tokio_postgres::{GenericClient, Row};
+
+use crate::error::Doing;
+use crate::{Error, Result};
+
+const COLUMNS: &str = "user_key::text, state, epoch, seen, peer, batch, attempt, attempt_seen, kept, erased_at IS NOT NULL";
+
+/// The records of `users`, in their order, locked until the transaction ends.
+///
+/// Someone without a record who has lived here since before Domicile was installed reads as
+/// [`Resident::adopted`]; `None` means that the user does not live here.
+pub async fn lock(
+    tx: &impl GenericClient,
+    kind: KeyKind,
+    users: &[UserKey],
+) -> Result<Vec<Option<Resident>>> {
+    read(tx, kind, users, " ORDER BY user_key FOR UPDATE").await
+}
+
+/// Like [`lock`], without a lock: for showing only.
+pub async fn look(
+    tx: &impl GenericClient,
+    kind: KeyKind,
+    users: &[UserKey],
+) -> Result<Vec<Option<Resident>>> {
+    read(tx, kind, users, "").await
+}
+
+async fn read(
+    tx: &impl GenericClient,
+    kind: KeyKind,
+    users: &[UserKey],
+    suffix: &str,
+) -> Result<Vec<Option<Resident>>> {
+    let doing = "reading residency records";
+    let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
+    let key_type = kind.sql_type();
+    let rows = tx
+        .query(
+            &format!(
+                "SELECT {COLUMNS} FROM domicile.resident \
+                 WHERE user_key = ANY ($1::text[]::{key_type}[]){suffix}"
+            ),
+            &[&keys],
+        )
+        .await
+        .doing(doing)?;
+    let mut found = std::collections::HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let (user, resident) = resident(row)?;
+        found.insert(user, resident);
+    }
+    let missing: Vec<&str> = keys
+        .iter()
+        .filter(|k| !found.contains_key(&UserKey::from(**k)))
+        .copied()
+        .collect();
+    if !missing.is_empty() {
+        let adopted = tx
+            .query(
+                &format!(
+                    "SELECT k FROM unnest($1::text[]) AS k WHERE domicile.known(k::{key_type})"
+                ),
+                &[&missing],
+            )
+            .await
+            .doing(doing)?;
+        for row in adopted {
+            found.insert(UserKey::new(row.get::<_, String>(0)), Resident::adopted());
+        }
+    }
+    Ok(users.iter().map(|user| found.get(user).cloned()).collect())
+}
+
+fn resident(row: &Row) -> Result<(UserKey, Resident)> {
+    let user = UserKey::new(row.get::<_, String>(0));
+    let damaged = |what: &str| Error::Damaged {
+        user: user.clone(),
+        what: what.to_owned(),
+    };
+    let state: String = row.get(1);
+    let epoch = Epoch(row.get(2));
+    let peer = || {
+        row.get::<_, Option<String>>(4)
+            .map(SiteName::new)
+            .ok_or_else(|| damaged("no peer"))
+    };
+    let batch = || {
+        row.get::<_, Option<String>>(5)
+            .map(BatchId::new)
+            .ok_or_else(|| damaged("no batch"))
+    };
+    let attempt = || {
+        row.get::<_, Option<i64>>(6)
+            .map(Attempt)
+            .ok_or_else(|| damaged("no attempt"))
+    };
+    let kept = || match row.get::<_, Option<Value>>(8) {
+        None => Ok(None),
+        Some(value) => match (value["to"].as_str(), value["epoch"].as_i64()) {
+            (Some(to), Some(epoch)) => Ok(Some(Kept {
+                to: to.into(),
+                epoch: Epoch(epoch),
+            })),
+            _ => Err(damaged("unreadable kept record")),
+        },
+    };
+    let state = match state.as_str() {
+        "settled" => State::Settled { epoch },
+        "moving" => State::Moving {
+            epoch,
+            to: peer()?,
+            attempt: attempt()?,
+        },
+        "fenced" => State::Fenced {
+            epoch,
+            to: peer()?,
+            batch: batch()?,
+            attempt: attempt()?,
+        },
+        "offered" => State::Offered {
+            epoch,
+            to: peer()?,
+            batch: batch()?,
+            attempt: attempt()?,
+        },
+        "departed" => State::Departed {
+            to: peer()?,
+            epoch,
+            erased: row.get(9),
+        },
+        "arriving" => State::Arriving {
+            from: peer()?,
+            attempt: attempt()?,
+            kept: kept()?,
+        },
+        "clearing" => State::Clearing {
+            from: peer()?,
+            attempt: attempt()?,
+            kept: kept()?,
+        },
+        "lost" => State::Lost { epoch },
+        other => return Err(damaged(&format!("unknown state {other:?}"))),
+    };
+    let seen = Epoch(row.get(3));
+    let attempt_seen = Attempt(row.get(7));
+    Ok((
+        user,
+        Resident {
+            state,
+            seen,
+            attempt_seen,
+        },
+    ))
+}
+
+/// One step of one user.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The user.
+    pub user: UserKey,
+    /// The step.
+    pub event: Event,
+}
+
+/// Takes every step of `changes`, all or none: locks the records, asks the protocol, writes what it says.
+/// `stripe` is kept with users who begin to move, and ignored for others.
+///
+/// # Errors
+/// [`Error::Illegal`] names the first user whose record does not allow the step; the transaction must then
+/// be rolled back.
+pub async fn change(
+    tx: &impl GenericClient,
+    kind: KeyKind,
+    changes: &[Change],
+    stripe: Option<i32>,
+) -> Result<Vec<Resident>> {
+    let users: Vec<UserKey> = changes.iter().map(|change| change.user.clone()).collect();
+    let records = lock(tx, kind, &users).await?;
+    let mut next = Vec::with_capacity(changes.len());
+    for (change, record) in changes.iter().zip(&records) {
+        let resident = step(record.as_ref(), &change.event).map_err(|source| Error::Illegal {
+            user: change.user.clone(),
+            source,
+        })?;
+        next.push(resident);
+    }
+    if planted(Bug::DeleteRecordOnRefusal)
+        && changes
+            .iter()
+            .any(|change| matches!(change.event, Event::Cleared { .. }))
+    {
+        return forget(tx, kind, &users, next).await;
+    }
+    write(tx, kind, &users, &next, stripe).await?;
+    Ok(next)
+}
+
+/// The planted bug: what a site without the rule "never deleted" would do.
+async fn forget(
+    tx: &impl GenericClient,
+    kind: KeyKind,
+    users: &[UserKey],
+    next: Vec<Resident>,
+) -> Result<Vec<Resident>> {
+    let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
+    tx.execute(
+        &format!(
+            "DELETE FROM domicile.resident WHERE user_key = ANY ($1::text[]::{}[])",
+            kind.sql_type()
+        ),
+        &[&keys],
+    )
+    .await
+    .doing("deleting residency records")?;
+    Ok(next)
+}
+
+/// Writes records that the caller holds under [`lock`] and has taken through the protocol.
+pub async fn write(
+    tx: &impl GenericClient,
+    kind: KeyKind,
+    users: &[UserKey],
+    records: &[Resident],
+    stripe: Option<i32>,
+) -> Result<()> {
+    let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
+    let mut state = Vec::new();
+    let mut epoch = Vec::new();
+    let mut seen = Vec::new();
+    let mut peer: Vec<Option<&str>> = Vec::new();
+    let mut batch: Vec<Option<&str>> = Vec::new();
+    let mut attempt: Vec<Option<i64>> = Vec::new();
+    let mut attempt_seen = Vec::new();
+    let mut kept: Vec<Option<Value>> = Vec::new();
+    let mut erased = Vec::new();
+    for record in records {
+        let stored = Stored::of(record);
+        state.push(record.state.name());
+        epoch.push(stored.epoch.0);
+        seen.push(record.seen.0);
+        peer.push(stored.peer.map(SiteName::as_str));
+        batch.push(stored.batch.map(BatchId::as_str));
+        attempt.push(stored.attempt.map(|a| a.0));
+        attempt_seen.push(record.attempt_seen.0);
+        kept.push(stored.kept.map(|k| json!({"to": k.to, "epoch": k.epoch})));
+        erased.push(stored.erased);
+    }
+    let written = tx
+        .execute(
+            &format!(
+                "INSERT INTO domicile.resident AS r \
+                   (user_key, state, epoch, seen, peer, batch, attempt, attempt_seen, kept, erased_at, stripe) \
+                 SELECT k::{key_type}, s, e, n, p, b, a, an, kp, CASE WHEN er THEN now() END, coalesce($11, 0) \
+                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], \
+                             $7::bigint[], $8::bigint[], $9::jsonb[], $10::boolean[]) \
+                      AS v(k, s, e, n, p, b, a, an, kp, er) \
+                 ON CONFLICT (user_key) DO UPDATE SET \
+                   state = excluded.state, epoch = excluded.epoch, seen = excluded.seen, \
+                   peer = excluded.peer, batch = excluded.batch, attempt = excluded.attempt, \
+                   attempt_seen = excluded.attempt_seen, kept = excluded.kept, \
+                   erased_at = CASE WHEN excluded.erased_at IS NOT NULL \
+                                    THEN coalesce(r.erased_at, excluded.erased_at) END, \
+                   stripe = coalesce($11, r.stripe), changed_at = now()",
+                key_type = kind.sql_type()
+            ),
+            &[
+                &keys, &state, &epoch, &seen, &peer, &batch, &attempt, &attempt_seen, &kept, &erased, &stripe,
+            ],
+        )
+        .await
+        .doing("writing residency records")?;
+    assert_eq!(
+        written as usize,
+        users.len(),
+        "every record is written once"
+    );
+    Ok(())
+}
+
+struct Stored<'a> {
+    epoch: Epoch,
+    peer: Option<&'a SiteName>,
+    batch: Option<&'a BatchId>,
+    attempt: Option<Attempt>,
+    kept: Option<&'a Kept>,
+    erased: bool,
+}
+
+impl<'a> Stored<'a> {
+    fn of(record: &'a Resident) -> Self {
+        let mut stored = Self {
+            epoch: record.seen,
+            peer: None,
+            batch: None,
+            attempt: None,
+            kept: None,
+            erased: false,
+        };
+        match &record.state {
+            State::Settled { epoch } | State::Lost { epoch } => stored.epoch = *epoch,
+            State::Moving { epoch, to, attempt } => {
+                stored.epoch = *epoch;
+                stored.peer = Some(to);
+                stored.attempt = Some(*attempt);
+            }
+            State::Fenced {
+                epoch,
+                to,
+                batch,
+                attempt,
+            }
+            | State::Offered {
+                epoch,
+                to,
+                batch,
+                attempt,
+            } => {
+                stored.epoch = *epoch;
+                stored.peer = Some(to);
+                stored.batch = Some(batch);
+                stored.attempt = Some(*attempt);
+            }
+            State::Departed { to, epoch, erased } => {
+                stored.epoch = *epoch;
+                stored.peer = Some(to);
+                stored.erased = *erased;
+            }
+            State::Arriving {
+                from,
+                attempt,
+                kept,
+            }
+            | State::Clearing {
+                from,
+                attempt,
+                kept,
+            } => {
+                stored.peer = Some(from);
+                stored.attempt = Some(*attempt);
+                stored.kept = kept.as_ref();
+            }
+        }
+        stored
+    }
+}
+
+/// Locks the records of `users` `FOR SHARE` and finds all of them in `state` of `attempt`; else the caller
+/// rolls back. Every transaction that writes users' rows outside the application begins with this.
+pub async fn hold(
+    tx: &impl GenericClient,
+    kind: KeyKind,
+    users: &[UserKey],
+    state: &str,
+    attempt: Attempt,
+) -> Result<bool> {
+    Ok(hold_those(tx, kind, users, state, attempt).await?.len() == users.len())
+}
+
+/// Locks, `FOR SHARE`, the records of those of `users` who are in `state` of `attempt`, and says who they are.
+pub async fn hold_those(
+    tx: &impl GenericClient,
+    kind: KeyKind,
+    users: &[UserKey],
+    state: &str,
+    attempt: Attempt,
+) -> Result<Vec<UserKey>> {
+    let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
+    let held = tx
+        .query(
+            &format!(
+                "SELECT user_key::text FROM domicile.resident \
+                 WHERE user_key = ANY ($1::text[]::{}[]) AND state = $2 AND attempt = $3 \
+                 ORDER BY user_key FOR SHARE",
+                kind.sql_type()
+            ),
+            &[&keys, &state, &attempt.0],
+        )
+        .await
+        .doing("holding residency records")?;
+    Ok(held.iter().map(|row| UserKey::new(row.get::<_, String>(0))).collect())
+}
+
+/// The users of an attempt who are in one of `states`, in key order.
+pub async fn of_attempt(
+    tx: &impl GenericClient,
+    attempt: Attempt,
+    states: &[&str],
+    peer: &SiteName,
+) -> Result<Vec<UserKey>> {
+    let rows = tx
+        .query(
+            "SELECT user_key::text FROM domicile.resident \
+             WHERE attempt = $1 AND state = ANY ($2) AND peer = $3 ORDER BY user_key",
+            &[&attempt.0, &states, &peer.as_str()],
+        )
+        .await
+        .doing("listing the users of an attempt")?;
+    Ok(rows
+        .iter()
+        .map(|row| UserKey::new(row.get::<_, String>(0)))
+        .collect())
+}

@@ -1,0 +1,218 @@
+//! The tables of the schema `domicile` in a home database.
+
+use model::KeyKind;
+
+/// The statements that create what does not exist yet. Each may run again.
+///
+/// What each table is for stands in its COMMENT, so that an operator who looks with psql finds it.
+pub fn statements(kind: KeyKind) -> String {
+    let key = kind.sql_type();
+    format!(
+        r#"
+CREATE SCHEMA IF NOT EXISTS domicile;
+COMMENT ON SCHEMA domicile IS 'Domicile: who lives at this site. The truth; do not edit by hand.';
+
+CREATE TABLE IF NOT EXISTS domicile.home (
+    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    service text NOT NULL,
+    site text NOT NULL,
+    origin text NOT NULL,
+    is_origin boolean NOT NULL,
+    key_kind text NOT NULL,
+    known_by text NOT NULL CHECK (known_by IN ('mark', 'row')),
+    mark bigint,
+    version integer NOT NULL,
+    after_restart text NOT NULL DEFAULT 'open',
+    secret bytea NOT NULL,
+    fingerprint text NOT NULL,
+    installed_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.home IS 'What this database is: one row.';
+
+CREATE TABLE IF NOT EXISTS domicile.resident (
+    user_key {key} PRIMARY KEY,
+    state text NOT NULL CHECK (state IN
+        ('settled', 'moving', 'fenced', 'offered', 'departed', 'arriving', 'clearing', 'lost')),
+    epoch bigint NOT NULL,
+    seen bigint NOT NULL,
+    peer text,
+    batch text,
+    attempt bigint,
+    attempt_seen bigint NOT NULL DEFAULT 0,
+    stripe integer NOT NULL DEFAULT 0,
+    kept jsonb,
+    erased_at timestamptz,
+    changed_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.resident IS 'Who lives here, who left and where to, who is on his way. Rows are never deleted.';
+CREATE INDEX IF NOT EXISTS resident_unsettled ON domicile.resident (state, attempt) WHERE state <> 'settled';
+
+CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
+COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';
+
+CREATE TABLE IF NOT EXISTS domicile.office (
+    name text PRIMARY KEY,
+    term bigint NOT NULL,
+    taken_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.office IS 'Which mover acts here: a transaction under an older term is refused.';
+
+CREATE SEQUENCE IF NOT EXISTS domicile.attempt;
+CREATE SEQUENCE IF NOT EXISTS domicile.batch;
+CREATE SEQUENCE IF NOT EXISTS domicile.move_number;
+
+CREATE TABLE IF NOT EXISTS domicile.move (
+    move_id text PRIMARY KEY,
+    service text NOT NULL,
+    source text NOT NULL,
+    target text NOT NULL,
+    phase text,
+    direction text NOT NULL DEFAULT 'forward' CHECK (direction IN ('forward', 'back')),
+    of text,
+    state text NOT NULL CHECK (state IN ('running', 'done', 'aborted')),
+    policy text,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    ended_at timestamptz,
+    moved bigint NOT NULL DEFAULT 0,
+    rows bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE domicile.move IS 'Moves that leave from here.';
+
+CREATE TABLE IF NOT EXISTS domicile.slot (name text PRIMARY KEY, identity text NOT NULL);
+COMMENT ON TABLE domicile.slot IS 'The replication slot that moves read; a new slot is a new identity.';
+
+CREATE TABLE IF NOT EXISTS domicile.chunk (
+    attempt bigint PRIMARY KEY,
+    move_id text NOT NULL REFERENCES domicile.move,
+    target text NOT NULL,
+    slot text NOT NULL,
+    state text NOT NULL CHECK (state IN ('enrolled', 'copied', 'cancelled', 'finished')),
+    users bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.chunk IS
+    'Copying attempts that leave from here. cancelled: to be told to the target until it has cleaned up.';
+CREATE INDEX IF NOT EXISTS chunk_open ON domicile.chunk (move_id) WHERE state <> 'finished';
+
+CREATE TABLE IF NOT EXISTS domicile.batch_log (
+    batch text PRIMARY KEY,
+    move_id text NOT NULL REFERENCES domicile.move,
+    attempt bigint NOT NULL,
+    users bigint NOT NULL,
+    rows bigint NOT NULL,
+    digest jsonb,
+    pause_us bigint,
+    departed_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.batch_log IS 'Batches that changed home from here, with the digest that both sides agreed on.';
+
+CREATE TABLE IF NOT EXISTS domicile.passenger (
+    batch text NOT NULL,
+    user_key {key} NOT NULL,
+    epoch bigint NOT NULL,
+    PRIMARY KEY (batch, user_key)
+);
+COMMENT ON TABLE domicile.passenger IS 'Who went in which batch.';
+CREATE INDEX IF NOT EXISTS passenger_user ON domicile.passenger (user_key);
+
+CREATE TABLE IF NOT EXISTS domicile.set_aside (
+    move_id text NOT NULL REFERENCES domicile.move,
+    user_key {key} NOT NULL,
+    reason text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (move_id, user_key)
+);
+COMMENT ON TABLE domicile.set_aside IS 'Users whom a move left where they are, and why.';
+
+CREATE TABLE IF NOT EXISTS domicile.inbound (
+    source text NOT NULL,
+    attempt bigint NOT NULL,
+    slot text NOT NULL,
+    snapshot text,
+    position pg_lsn NOT NULL DEFAULT '0/0',
+    state text NOT NULL CHECK (state IN ('copying', 'copied', 'streaming', 'cancelled', 'finished')),
+    rows bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (source, attempt)
+);
+COMMENT ON TABLE domicile.inbound IS
+    'Copying attempts that arrive here, each with the stream position that its rows stand at.';
+
+CREATE TABLE IF NOT EXISTS domicile.spool (
+    source text NOT NULL,
+    attempt bigint NOT NULL,
+    n bigint GENERATED ALWAYS AS IDENTITY,
+    xid bigint NOT NULL,
+    commit_lsn pg_lsn NOT NULL,
+    change bytea NOT NULL,
+    PRIMARY KEY (source, attempt, n)
+);
+COMMENT ON TABLE domicile.spool IS 'Changes of attempts that are still being copied, in stream order.';
+
+CREATE TABLE IF NOT EXISTS domicile.spoilt (
+    source text NOT NULL,
+    attempt bigint NOT NULL,
+    user_key {key} NOT NULL,
+    reason text NOT NULL,
+    PRIMARY KEY (source, attempt, user_key)
+);
+COMMENT ON TABLE domicile.spoilt IS 'Users of an arriving attempt to whom a change could not be applied: never accepted in it.';
+
+CREATE TABLE IF NOT EXISTS domicile.decision (
+    service text NOT NULL,
+    batch text NOT NULL,
+    source text NOT NULL,
+    verdict text NOT NULL CHECK (verdict IN ('accepted', 'refused')),
+    named jsonb NOT NULL DEFAULT '[]',
+    highest bigint NOT NULL DEFAULT 0,
+    digest jsonb,
+    decided_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (service, batch)
+);
+COMMENT ON TABLE domicile.decision IS 'What this site said of a batch: inserted once, never updated.';
+
+CREATE TABLE IF NOT EXISTS domicile.entry (
+    n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT now(),
+    kind text NOT NULL,
+    body jsonb NOT NULL
+);
+COMMENT ON TABLE domicile.entry IS
+    'What happened, written in the transaction that did it; append-only. The ledger takes its entries from here.';
+
+CREATE OR REPLACE FUNCTION domicile.keep() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $keep$
+BEGIN
+    RAISE EXCEPTION 'rows of %.% are never changed or deleted', TG_TABLE_SCHEMA, TG_TABLE_NAME
+        USING ERRCODE = 'DM409';
+END $keep$;
+"#
+    )
+}
+
+/// Tables whose rows are never changed or deleted, whatever role asks.
+pub const APPEND_ONLY: &[&str] = &["entry", "decision"];
+
+/// Tables whose rows are never deleted.
+pub const NEVER_DELETED: &[&str] = &["resident"];
+
+/// The statements that attach `domicile.keep` to them.
+pub fn keepers() -> String {
+    let mut sql = String::new();
+    let mut attach = |table: &str, name: &str, events: &str| {
+        sql.push_str(&format!(
+            "CREATE OR REPLACE TRIGGER {name} BEFORE {events} ON domicile.{table} \
+             FOR EACH STATEMENT EXECUTE FUNCTION domicile.keep();\n\
+             ALTER TABLE domicile.{table} ENABLE ALWAYS TRIGGER {name};\n"
+        ));
+    };
+    for table in APPEND_ONLY {
+        attach(table, "keep", "UPDATE OR DELETE OR TRUNCATE");
+    }
+    for table in NEVER_DELETED {
+        attach(table, "keep", "DELETE OR TRUNCATE");
+    }
+    sql
+}

@@ -1,0 +1,18 @@
+# Everything here is plain cargo: `just` saves typing and is needed for nothing.
+
+# What a change must pass before it is proposed
+check: lint test
+
+# Form, lints, documentation
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --features domicile/planted-faults -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# All tests; needs PostgreSQL's server programs, and installs them where it may
+test:
+    cargo test --workspace --features domicile/planted-faults
+
+# The whole story on this machine
+demo:
+    cargo run --release -p domicile -- demo
