@@ -531,3 +531,6 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
     };
     Ok(next)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use model::{Attempt, MoveId, UserKey};
+use model::{Attempt, Market, MoveId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::DigestKey;
 use postgres::lsn::Lsn;
@@ -29,7 +29,7 @@ use crate::route::{Offices, Route};
 #[derive(Clone, Debug)]
 pub enum Wanted {
     /// Everybody of these markets who lives at the source; the empty market stands for NULL.
-    Markets(Vec<String>),
+    Markets(Vec<Market>),
     /// These users, as far as they live at the source.
     Users(Vec<UserKey>),
 }
@@ -68,7 +68,7 @@ pub struct Report {
 const ROUNDS: usize = 3;
 
 /// How many users are listed at once: bounds memory.
-const PAGE: i64 = 20_000;
+const PAGE: u32 = 20_000;
 
 /// The first wait after a fence that did not get in; doubled each time, up to [`BACK_OFF_MAX`].
 const BACK_OFF: Duration = Duration::from_millis(25);
@@ -309,7 +309,7 @@ impl Run<'_> {
         let keys = records::of_attempt(&*desk.source, survivor.attempt, &["moving"], &target.site)
             .await
             .at(&source.site, doing)?;
-        let users = census::users_listed(&desk.source, &source.schema, &keys)
+        let users = census::users_listed(&mut desk.source, &source.schema, &keys)
             .await
             .at(&source.site, doing)?;
         Ok(Ready {
@@ -586,7 +586,7 @@ impl Copier<'_> {
         let mut writing = target.session("copy").await?;
         let bounds = &self.route.bounds;
         let mut pages = Pages::of(wanted);
-        while let Some(users) = pages.next(&desk.source, self.route).await? {
+        while let Some(users) = pages.next(&mut desk.source, self.route).await? {
             let mut groups: VecDeque<_> =
                 grouped(&users, bounds.chunk_users, bounds.chunk_rows).into();
             while !groups.is_empty() {
@@ -702,16 +702,21 @@ impl<'a> Pages<'a> {
 
     async fn next(
         &mut self,
-        session: &Session,
+        session: &mut Session,
         route: &Route,
     ) -> Result<Option<Vec<(UserKey, u64)>>> {
         let (source, doing) = (&route.source, "listing the users to move");
         let page = match self.wanted {
-            Wanted::Markets(markets) => {
-                census::users_page(session, &source.schema, markets, self.after.as_ref(), PAGE)
-                    .await
-                    .at(&source.site, doing)?
-            }
+            Wanted::Markets(markets) => census::users_page(
+                session,
+                &source.schema,
+                false,
+                markets,
+                self.after.as_ref(),
+                PAGE,
+            )
+            .await
+            .at(&source.site, doing)?,
             Wanted::Users(users) => {
                 let part = &users[self.at..users.len().min(self.at + PAGE as usize)];
                 self.at += part.len();
@@ -721,8 +726,6 @@ impl<'a> Pages<'a> {
             }
         };
         self.after = page.last().map(|(user, _)| user.clone());
-        let started = Instant::now();
-        tracing::debug!(users = page.len(), elapsed = ?started.elapsed(), "listed users to move");
         Ok((!page.is_empty()).then_some(page))
     }
 }

@@ -120,6 +120,12 @@ impl<T> At<T> for std::result::Result<T, postgres::Error> {
     }
 }
 
+impl<T> At<T> for std::result::Result<T, postgres::catalog::ReadError> {
+    fn at(self, site: &SiteName, doing: &'static str) -> Result<T> {
+        self.map_err(postgres::Error::from).at(site, doing)
+    }
+}
+
 impl<T> At<T> for std::result::Result<T, postgres::connect::ConnectError> {
     fn at(self, site: &SiteName, _: &'static str) -> Result<T> {
         self.map_err(|source| Error::Connect {

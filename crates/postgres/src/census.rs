@@ -99,6 +99,36 @@ pub async fn users_page(
         .collect())
 }
 
+/// Those of `keys` that stand in the user table and live here, in the order of their keys, each with
+/// his rows in all owned tables. Keys of another form than the service's are not found.
+pub async fn users_listed(
+    client: &mut Client,
+    schema: &HomeSchema,
+    keys: &[UserKey],
+) -> Result<Vec<(UserKey, u64)>, ReadError> {
+    let kind = schema.users.kind;
+    let keys: Vec<&str> = keys
+        .iter()
+        .map(UserKey::as_str)
+        .filter(|key| kind.accepts(key))
+        .collect();
+    let question = Question::begin(client, schema, false).await?;
+    let page = format!(
+        "SELECT u.key FROM {users} AS u{record} WHERE u.key = ANY($1::text[]::{key}[]) AND {lives}",
+        users = question.users(),
+        record = question.record("u"),
+        lives = question.lives("u"),
+        key = kind.sql_type(),
+    );
+    let rows = question
+        .ask(&question.counted(&page), &[&keys], &schema.users.name)
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| (UserKey::new(row.get::<_, String>(0)), count(row.get(1))))
+        .collect())
+}
+
 /// Those of `keys` that stand in the user table. Keys of another form than the service's are not found.
 pub async fn users_exist(
     client: &mut Client,
@@ -270,13 +300,20 @@ impl<'a> Question<'a> {
         } else {
             "$2::text IS NULL".to_owned()
         };
-        let mut sql = format!(
-            "WITH page AS MATERIALIZED (SELECT u.key FROM {users} AS u{record} \
-              WHERE u.market = ANY($1::text[]) AND {after} AND {lives} ORDER BY u.key LIMIT $3) \
-             SELECT key::text, sum(n)::bigint FROM (SELECT key, 0::bigint AS n FROM page",
+        self.counted(&format!(
+            "SELECT u.key FROM {users} AS u{record} \
+             WHERE u.market = ANY($1::text[]) AND {after} AND {lives} ORDER BY u.key LIMIT $3",
             users = self.users(),
             record = self.record("u"),
             lives = self.lives("u"),
+        ))
+    }
+
+    /// The users that `page` selects, with the number of their rows in all owned tables.
+    fn counted(&self, page: &str) -> String {
+        let mut sql = format!(
+            "WITH page AS MATERIALIZED ({page}) \
+             SELECT key::text, sum(n)::bigint FROM (SELECT key, 0::bigint AS n FROM page"
         );
         for table in &self.schema.owned {
             sql.push_str(&format!(

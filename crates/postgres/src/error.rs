@@ -61,6 +61,9 @@ pub enum Error {
         /// The foreign key.
         constraint: String,
     },
+    /// The catalog, or who lives here, could not be read.
+    #[error("reading who lives here")]
+    Read(#[from] crate::catalog::ReadError),
     /// A replication slot is not usable.
     #[error("{0}")]
     Slot(String),
@@ -109,7 +112,10 @@ impl std::error::Error for Said {}
 impl Error {
     /// An error of the server's, or of the connection to it, that came up while we were `doing` something.
     pub fn from_server(doing: impl Into<String>, source: tokio_postgres::Error) -> Self {
-        Self::Postgres { doing: doing.into(), source: Said(source) }
+        Self::Postgres {
+            doing: doing.into(),
+            source: Said(source),
+        }
     }
 
     /// The SQLSTATE, where PostgreSQL gave one.

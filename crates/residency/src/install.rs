@@ -242,7 +242,7 @@ async fn tables(session: &mut Client, wanted: &Installation<'_>) -> Result<()> {
              after_restart, secret, fingerprint) \
          VALUES ($1, $2, $3, $2 = $3, $4, $5, $6, $7, $8, \
              sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), $9) \
-         ON CONFLICT (only) DO UPDATE SET version = excluded.version, \
+         ON CONFLICT (single) DO UPDATE SET version = excluded.version, \
              after_restart = excluded.after_restart, fingerprint = excluded.fingerprint",
         &[
             &wanted.service.as_str(),
@@ -290,7 +290,7 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
     let mut sql = format!(
         "GRANT USAGE ON SCHEMA domicile TO {mover};
          GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA domicile TO {mover};
-         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt TO {mover};
+         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside TO {mover};
          REVOKE UPDATE ON domicile.entry, domicile.decision FROM {mover};
          GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA domicile TO {mover};
          GRANT EXECUTE ON FUNCTION domicile.as_replica() TO {mover};

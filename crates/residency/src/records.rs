@@ -384,7 +384,10 @@ pub async fn hold_those(
         )
         .await
         .doing("holding residency records")?;
-    Ok(held.iter().map(|row| UserKey::new(row.get::<_, String>(0))).collect())
+    Ok(held
+        .iter()
+        .map(|row| UserKey::new(row.get::<_, String>(0)))
+        .collect())
 }
 
 /// The users of an attempt who are in one of `states`, in key order.

@@ -13,7 +13,7 @@ CREATE SCHEMA IF NOT EXISTS domicile;
 COMMENT ON SCHEMA domicile IS 'Domicile: who lives at this site. The truth; do not edit by hand.';
 
 CREATE TABLE IF NOT EXISTS domicile.home (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     service text NOT NULL,
     site text NOT NULL,
     origin text NOT NULL,

@@ -41,6 +41,16 @@ impl Home {
             .or_fail(Exit::Unreached, || {
                 format!("{name}: cannot reach its database at {site}")
             })?;
+        Self::read(name, service, site, session).await
+    }
+
+    /// Reads the catalog at the other end of `session`.
+    pub async fn read(
+        name: &ServiceName,
+        service: &Service,
+        site: &SiteName,
+        session: Session,
+    ) -> Outcome<Self> {
         let catalog = catalog::read(&session).await.or_fail(Exit::Unreached, || {
             format!("{name}: cannot read the catalog at {site}")
         })?;

@@ -1,11 +1,14 @@
 //! One file per command. A command reads the configuration, asks the rooms below, and hands what they
 //! say to `render`.
 
+pub mod apply;
 pub mod check;
 pub mod confirm;
 pub mod homes;
 pub mod init;
+pub mod install;
 pub mod plan;
+pub mod routes;
 pub mod users;
 
 use tracing_subscriber::EnvFilter;
@@ -29,9 +32,9 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Init(args) => init::run(args).await,
         Command::Check(args) => check::run(&configuration(cli)?, args).await,
         Command::Plan(args) => plan::run(&configuration(cli)?, args).await,
-        Command::Install(_)
-        | Command::Uninstall(_)
-        | Command::Apply(_)
+        Command::Install(args) => install::run(&configuration(cli)?, args).await,
+        Command::Apply(args) => apply::run(&configuration(cli)?, args).await,
+        Command::Uninstall(_)
         | Command::Status(_)
         | Command::Where(_)
         | Command::Verify(_)

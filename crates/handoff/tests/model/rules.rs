@@ -53,6 +53,8 @@ pub struct Sites {
     pub bounds: Bounds,
     pub bug: Option<Bug>,
     pub slip: Option<Slip>,
+    /// The invariants of [`audit`] that end a path when they are violated; the others are not looked at.
+    pub watched: u16,
     pub table: Mutex<Table>,
     pub graph: Mutex<Graph>,
 }
@@ -63,6 +65,7 @@ impl Sites {
             bounds,
             bug: None,
             slip: None,
+            watched: u16::MAX,
             table: Mutex::new(Table::new()),
             graph: Mutex::default(),
         }
@@ -206,6 +209,7 @@ impl Sites {
         }
         let faces = audit::faces(&world, &table, self.origin());
         world.broken |= audit::state(&world, &faces, self.bounds.users);
+        world.broken &= self.watched;
         let mut graph = self.graph.lock().expect("no panic inside");
         let to = graph.meet(&world, audit::quiet(&faces, self.bounds.users));
         let faces_before = audit::faces(before, &table, self.origin());

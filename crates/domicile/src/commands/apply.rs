@@ -1,0 +1,261 @@
+//! `apply`: carries the plan out, or goes on where an earlier run stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use model::plan::Plan as Planned;
+use model::{Market, ServiceName, SiteName, UserKey};
+use mover::drive::{self, Expected, Wanted};
+use mover::route::Route;
+use postgres::census;
+use residency::journal::{self, Purpose};
+
+use super::confirm::confirmed;
+use super::homes::{self, Home};
+use super::routes::Ends;
+use super::{plan, show, users};
+use crate::cli::Apply;
+use crate::config::Config;
+use crate::exit::{Exit, Failure, OrFail, Outcome};
+use crate::render::progress::Progress;
+use crate::render::{self, Form};
+
+/// One run of the mover: from where to where, for whom.
+pub struct Errand {
+    /// The ends.
+    pub route: Arc<Route>,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Who is to go.
+    pub wanted: Wanted,
+    /// What it is expected to carry.
+    pub expected: Expected,
+}
+
+/// Moves who is to move.
+pub async fn run(config: &Config, args: &Apply) -> Outcome {
+    let form = Form::of_stdout(args.json.json);
+    let only = args.users.as_deref().map(users::read).transpose()?;
+    let survey = plan::survey(config).await?;
+    let planned = plan::of(config, &survey, args.phase.as_deref())?;
+    let mut ends = Ends::default();
+    let mut errands = interrupted(config, &mut ends, &planned).await?;
+    errands.extend(of_plan(config, &mut ends, &planned, only.as_deref()).await?);
+    if errands.is_empty() {
+        show(&render::plan::render(&planned, form))?;
+        return Ok(Exit::Done);
+    }
+    if form != Form::Json {
+        show(&render::plan::render(&planned, form))?;
+    }
+    if !confirmed(args.yes, "Move these users?")? {
+        return Ok(Exit::Done);
+    }
+    carry(errands, form).await
+}
+
+/// Runs errands one after the other, showing how they go, and sums them up.
+pub async fn carry(errands: Vec<Errand>, form: Form) -> Outcome {
+    let progress =
+        Progress::start(form).or_fail(Exit::Unreached, || "cannot show progress".into())?;
+    let mut mismatches = 0;
+    let mut failed = None;
+    for errand in errands {
+        let to = format!(
+            "{}: moving users from {} to {}",
+            errand.route.service, errand.route.source.site, errand.route.target.site
+        );
+        match drive::run(
+            errand.route,
+            errand.purpose,
+            errand.wanted,
+            errand.expected,
+            &progress,
+        )
+        .await
+        {
+            Ok(report) => mismatches += report.mismatches,
+            Err(error) => {
+                failed = Some(failure(error, to));
+                break;
+            }
+        }
+    }
+    let (tally, elapsed) = progress.finish();
+    let summary = tally.summary(elapsed, true, mismatches);
+    show(&render::summary::render(&summary, form))?;
+    match failed {
+        Some(failure) => Err(failure),
+        None => Ok(render::summary::exit(&summary)),
+    }
+}
+
+/// Moves that an earlier run left unfinished and that are not in the plan: they are brought to an end.
+async fn interrupted(config: &Config, ends: &mut Ends, planned: &Planned) -> Outcome<Vec<Errand>> {
+    let mut errands = Vec::new();
+    for (name, service) in &config.services {
+        for site in homes::sites(service) {
+            let home = Home::open(name, service, site, "apply").await?;
+            let moves = match journal::moves(&*home.session).await {
+                // Not installed: the check of the ends says so, if this site is one.
+                Err(error) if error.sqlstate().is_some_and(|s| s.code() == "42P01") => continue,
+                moves => moves.or_fail(Exit::Unreached, || {
+                    format!("{name}: cannot read the moves from {site}")
+                })?,
+            };
+            for row in moves.into_iter().filter(|row| row.state == "running") {
+                let again = planned.moves.iter().any(|m| {
+                    m.service == row.service && m.from == row.source && m.to == row.target
+                }) && planned.phase == row.phase
+                    && row.of.is_none();
+                if again {
+                    continue;
+                }
+                let route = ends.route(config, name, (&row.source, &row.target)).await?;
+                errands.push(Errand {
+                    route,
+                    purpose: Purpose {
+                        service: row.service,
+                        source: row.source,
+                        target: row.target,
+                        phase: row.phase,
+                        of: row.of,
+                    },
+                    wanted: Wanted::Users(Vec::new()),
+                    expected: Expected::default(),
+                });
+            }
+        }
+    }
+    Ok(errands)
+}
+
+/// The plan's moves, all markets that go the same way together.
+async fn of_plan(
+    config: &Config,
+    ends: &mut Ends,
+    planned: &Planned,
+    only: Option<&[UserKey]>,
+) -> Outcome<Vec<Errand>> {
+    let mut ways: BTreeMap<(ServiceName, SiteName, SiteName), (Vec<Market>, Expected)> =
+        BTreeMap::new();
+    for m in &planned.moves {
+        let way = ways
+            .entry((m.service.clone(), m.from.clone(), m.to.clone()))
+            .or_default();
+        way.0.push(m.market.clone());
+        way.1.users += m.users;
+        way.1.rows += m.rows;
+        way.1.bytes += m.bytes;
+    }
+    let mut left: BTreeSet<UserKey> = only.unwrap_or_default().iter().cloned().collect();
+    let mut errands = Vec::new();
+    for ((name, from, to), (markets, expected)) in ways {
+        let route = ends.route(config, &name, (&from, &to)).await?;
+        let (wanted, expected) = match only {
+            None => (Wanted::Markets(markets), expected),
+            Some(only) => {
+                let among = among(&route, only, &markets).await?;
+                among.iter().for_each(|user| {
+                    left.remove(user);
+                });
+                if among.is_empty() {
+                    continue;
+                }
+                let expected = Expected {
+                    users: among.len() as u64,
+                    ..Expected::default()
+                };
+                (Wanted::Users(among), expected)
+            }
+        };
+        let purpose = Purpose {
+            service: name,
+            source: from,
+            target: to,
+            phase: planned.phase.clone(),
+            of: None,
+        };
+        errands.push(Errand {
+            route,
+            purpose,
+            wanted,
+            expected,
+        });
+    }
+    if !left.is_empty() {
+        let named: Vec<&str> = left.iter().take(10).map(UserKey::as_str).collect();
+        return Err(Failure::usage(format_args!(
+            "{} of the users named are not to move in this phase: {}",
+            left.len(),
+            named.join(", ")
+        ))
+        .mend("`domicile where USER` shows where one lives and why"));
+    }
+    Ok(errands)
+}
+
+/// Those of `users` who live at the route's source and are of `markets`.
+async fn among(route: &Route, users: &[UserKey], markets: &[Market]) -> Outcome<Vec<UserKey>> {
+    let failed = || format!("cannot look up the users at {}", route.source.site);
+    let mut session = route
+        .source
+        .session("apply")
+        .await
+        .or_fail(Exit::Unreached, failed)?;
+    let found = census::users_exist(&mut session, &route.source.schema, false, users)
+        .await
+        .or_fail(Exit::Unreached, failed)?;
+    let wanted = |user: &&UserKey| {
+        found
+            .get(*user)
+            .is_some_and(|presence| presence.here && markets.contains(&presence.market))
+    };
+    Ok(users.iter().filter(wanted).cloned().collect())
+}
+
+/// What stopped a move, with its exit code and what to do.
+pub fn failure(error: mover::Error, doing: String) -> Failure {
+    use mover::Error;
+    let (exit, mend) = match &error {
+        Error::Residency {
+            source: residency::Error::Office { .. },
+            ..
+        } => (
+            Exit::Usage,
+            "a move is already running here: wait for it, or stop that process",
+        ),
+        Error::Residency {
+            source: residency::Error::BarrierTimeout { .. },
+            ..
+        } => (
+            Exit::Limit,
+            "end the transactions named, and run apply again",
+        ),
+        Error::WalCap { .. } => (
+            Exit::Limit,
+            "nobody is left half-way; raise limits.wal or move in smaller parts, and run apply again",
+        ),
+        Error::InDoubt { .. } => (
+            Exit::Unfinished,
+            "bring the target back, and run apply again",
+        ),
+        Error::Contradiction { .. } => (
+            Exit::Unfinished,
+            "run `domicile verify`, and ask before anything is changed by hand",
+        ),
+        Error::Unfollowable { .. } => (
+            Exit::Unfinished,
+            "nobody is left half-way; see what did that, and run apply again",
+        ),
+        Error::Residency { .. }
+        | Error::Postgres { .. }
+        | Error::Connect { .. }
+        | Error::Port(_)
+        | Error::StreamGone => (
+            Exit::Unreached,
+            "everything done is kept: run apply again to go on",
+        ),
+    };
+    Failure::new(exit, anyhow::Error::from(error).context(doing)).mend(mend)
+}

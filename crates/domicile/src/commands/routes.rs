@@ -1,0 +1,124 @@
+//! From configuration to routes: the ends of moves, read and held against each other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{ServiceName, SiteName};
+use mover::ports::{NoDoor, RowsOnly};
+use mover::route::{Bounds, End, Route};
+use postgres::preflight::{self, Expectation, Level, Side};
+
+use super::homes::{self, Home};
+use crate::config::{Config, Service};
+use crate::exit::{Exit, Failure, OrFail, Outcome};
+
+/// Transactions open for longer are only warned of by `check`; a move waits for them, bounded.
+const LONG_TRANSACTION: Duration = Duration::from_secs(60);
+
+/// The ends that this command has looked at.
+#[derive(Default)]
+pub struct Ends {
+    homes: BTreeMap<(ServiceName, SiteName), Home>,
+}
+
+impl Ends {
+    /// The route of `name` from `from` to `to`, both ends looked at: whatever blocks a move is found before a
+    /// byte moves.
+    pub async fn route(
+        &mut self,
+        config: &Config,
+        name: &ServiceName,
+        (from, to): (&SiteName, &SiteName),
+    ) -> Outcome<Arc<Route>> {
+        config.movable(name)?;
+        let service = config.service(name)?;
+        for site in [from, to] {
+            let key = (name.clone(), site.clone());
+            if !self.homes.contains_key(&key) {
+                let home = Home::open(name, service, site, "move").await?;
+                refuse_blockers(name, service, &home).await?;
+                self.homes.insert(key, home);
+            }
+        }
+        let home = |site: &SiteName| &self.homes[&(name.clone(), site.clone())];
+        refuse_differences(name, service, home(from), home(to))?;
+        Ok(Arc::new(Route {
+            service: name.clone(),
+            source: end(service, home(from))?,
+            target: end(service, home(to))?,
+            bounds: bounds(service),
+            door: Arc::new(NoDoor),
+            manifests: Arc::new(RowsOnly),
+        }))
+    }
+}
+
+fn end(service: &Service, home: &Home) -> Outcome<End> {
+    Ok(End {
+        site: home.site.clone(),
+        url: service.databases[&home.site].url()?.expose().to_owned(),
+        schema: Arc::new(home.schema()?.clone()),
+    })
+}
+
+fn bounds(service: &Service) -> Bounds {
+    Bounds {
+        batch_users: usize::try_from(service.batch.users).unwrap_or(usize::MAX),
+        batch_rows: service.batch.rows,
+        pause_max: service.limits.max_pause,
+        wal_max: Some(service.limits.wal),
+        rate: service.limits.rate,
+        ..Bounds::default()
+    }
+}
+
+async fn refuse_blockers(name: &ServiceName, service: &Service, home: &Home) -> Outcome<()> {
+    let expect = Expectation {
+        service: name,
+        origin: &service.origin,
+        schema: home.schema()?,
+        catalog: &home.catalog,
+        ids: homes::ids(service),
+        long_transaction: LONG_TRANSACTION,
+    };
+    let found = preflight::inspect(&home.session, &home.site, &expect)
+        .await
+        .or_fail(Exit::Unreached, || {
+            format!("{name}: cannot look at the database at {}", home.site)
+        })?;
+    refuse(name, found)
+}
+
+fn refuse_differences(name: &ServiceName, service: &Service, a: &Home, b: &Home) -> Outcome<()> {
+    fn side(home: &Home) -> Outcome<Side<'_>> {
+        Ok(Side {
+            site: &home.site,
+            schema: home.schema()?,
+            catalog: &home.catalog,
+        })
+    }
+    let (a, b) = (side(a)?, side(b)?);
+    let mut found = preflight::compare(&a, &b);
+    found.extend(preflight::compare_ids(&[a, b], homes::ids(service)));
+    refuse(name, found)
+}
+
+fn refuse(name: &ServiceName, found: Vec<preflight::Finding>) -> Outcome<()> {
+    let blockers: Vec<_> = found
+        .into_iter()
+        .filter(|f| f.level == Level::Blocker)
+        .collect();
+    let Some(first) = blockers.first() else {
+        return Ok(());
+    };
+    let more = match blockers.len() {
+        1 => String::new(),
+        n => format!(" (and {} more: run `domicile check`)", n - 1),
+    };
+    Err(Failure::new(
+        Exit::Unfinished,
+        anyhow::anyhow!("{name}: at {}: {}{more}", first.site, first.what),
+    )
+    .mend(first.mend.clone()))
+}
