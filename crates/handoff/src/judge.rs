@@ -112,3 +112,6 @@ fn arrives(record: Option<&Resident>, handoff: &Handoff) -> bool {
         Some(State::Arriving { from, attempt, .. }) if *from == handoff.from && *attempt == handoff.attempt
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use model::fault::{Bug, planted, point};
 use model::{BatchId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
-use postgres::{foreign_keys, verify};
+use postgres::{census, foreign_keys, verify};
 use residency::records::{self, Change};
 use residency::{decisions, entries, inbound};
 use serde_json::{Map, Value, json};
@@ -78,6 +78,11 @@ pub async fn accept(
     findings
         .against
         .extend(spoilt.into_iter().filter(|(user, _)| users.contains(user)));
+    let pinned = census::pinned_elsewhere(&tx, &target.schema, &users, &target.site)
+        .await
+        .at(&target.site, doing)?;
+    let reason = |(user, market, site)| (user, format!("market {market} is pinned to {site}"));
+    findings.against.extend(pinned.into_iter().map(reason));
     if findings.complete && findings.against.is_empty() && standing.is_none() {
         let mine = verify::digest(&tx, &target.schema, &users, key)
             .await

@@ -77,8 +77,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// Carries `wanted` along `route`, or goes on with what an earlier run left.
 ///
 /// # Errors
-/// Everything durable stays consistent whatever the error; the next run goes on. At [`Error::WalCap`] and
-/// [`Error::Unfollowable`] unfinished chunks are given up and the slot is dropped first.
+/// Everything durable stays consistent whatever the error; the next run goes on. At [`Error::WalCap`],
+/// [`Error::Unfollowable`] and [`Error::Unguarded`] unfinished chunks are given up and the slot is dropped first.
 pub async fn run(
     route: Arc<Route>,
     purpose: Purpose,
@@ -151,7 +151,10 @@ pub async fn run(
         (Ok(()), Ok(())) => Ok(()),
     };
     if let Err(error) = outcome {
-        if matches!(error, Error::WalCap { .. } | Error::Unfollowable { .. }) {
+        if matches!(
+            error,
+            Error::WalCap { .. } | Error::Unfollowable { .. } | Error::Unguarded { .. }
+        ) {
             give_up(&route, &offices, &mut desk, &stream).await?;
         }
         return Err(error);

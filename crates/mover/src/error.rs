@@ -60,6 +60,14 @@ pub enum Error {
         /// What it shows.
         what: String,
     },
+    /// The guard does not stand on every table: no user is safe to move.
+    #[error("the guard does not stand at {site} on: {}", .tables.join(", "))]
+    Unguarded {
+        /// Where.
+        site: SiteName,
+        /// The tables.
+        tables: Vec<String>,
+    },
     /// The task that follows the stream has ended.
     #[error("the change stream is no longer followed")]
     StreamGone,

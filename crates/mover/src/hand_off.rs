@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::accept::{self, Offer, in_doubt, make_durable};
 use crate::catch_up::CatchUp;
 use crate::error::{At, Error, Result};
-use crate::prepare::{Desk, commit, transaction};
+use crate::prepare::{Desk, commit, guarded, transaction};
 use crate::put_back;
 use crate::route::{Offices, Route};
 
@@ -81,6 +81,7 @@ impl Hands<'_> {
         if !self.caught_up().await? {
             return Ok(Outcome::NotYet("the change stream is behind"));
         }
+        guarded(route, self.desk).await?;
         let batch = journal::new_batch(&*self.desk.source, id)
             .await
             .at(&source.site, "numbering a batch")?;

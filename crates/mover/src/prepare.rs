@@ -5,11 +5,12 @@ use std::time::Instant;
 use handoff::record::Event;
 use model::fault::point;
 use model::{Attempt, MoveId, UserKey};
+use postgres::census;
 use postgres::connect::Session;
 use postgres::lsn::Lsn;
 use residency::journal::{self, ChunkRow};
 use residency::records::{self, Change};
-use residency::{barrier, guard, inbound};
+use residency::{barrier, guard, inbound, watch};
 
 use crate::catch_up::{CatchUp, Progress};
 use crate::error::{At, Error, Result};
@@ -59,7 +60,9 @@ pub async fn prepare(
     let mut chunks = Vec::new();
     let mut aside = Vec::new();
     let mut enrolment = 0;
+    guarded(route, desk).await?;
     for group in groups {
+        let group = without_pinned(route, desk, group, &mut aside).await?;
         let floor = inbound::highest_attempt(&*desk.target)
             .await
             .at(&route.target.site, "numbering an attempt")?;
@@ -117,6 +120,25 @@ pub async fn prepare(
 }
 
 type Counted = Vec<(UserKey, u64)>;
+
+/// Leaves out, before anything of theirs is read, users whom the source's own copy of the policy pins elsewhere.
+async fn without_pinned(
+    route: &Route,
+    desk: &Desk,
+    mut users: Counted,
+    aside: &mut Aside,
+) -> Result<Counted> {
+    let source = &route.source;
+    let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
+    let pinned = census::pinned_elsewhere(&*desk.source, &source.schema, &keys, &route.target.site)
+        .await
+        .at(&source.site, "reading the policy")?;
+    for (user, market, site) in pinned {
+        users.retain(|(other, _)| *other != user);
+        aside.push((user, format!("market {market} is pinned to {site}")));
+    }
+    Ok(users)
+}
 
 /// `arriving` at the target. Users whose records there do not allow it are put into `aside`; `None` if none is left.
 async fn begin(
@@ -226,6 +248,22 @@ async fn enrol(
         commit(tx, source, doing).await?;
         return Ok((xid, users));
     }
+}
+
+/// Makes sure that the guard stands on every table at both ends: whoever took it off closes moves.
+pub(crate) async fn guarded(route: &Route, desk: &Desk) -> Result<()> {
+    for (end, session) in [(&route.source, &desk.source), (&route.target, &desk.target)] {
+        let tables = watch::unguarded(&**session, &end.schema)
+            .await
+            .at(&end.site, "looking whether the guard stands")?;
+        if !tables.is_empty() {
+            return Err(Error::Unguarded {
+                site: end.site.clone(),
+                tables,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Begins a transaction at `end`.

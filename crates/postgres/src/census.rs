@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use model::table::{HomeSchema, OwnedTable, TableName, equal, quote};
-use model::{KeyKind, Market, UserKey};
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use model::{KeyKind, Market, SiteName, UserKey};
+use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
 use crate::catalog::ReadError;
 
@@ -97,6 +97,42 @@ pub async fn users_page(
         .iter()
         .map(|row| (UserKey::new(row.get::<_, String>(0)), count(row.get(1))))
         .collect())
+}
+
+/// Those of `keys` whose market is pinned to another site than `site`, with that market and its site, by the
+/// policy that was installed here. Reads what is locked or written in `client`'s transaction, if it has one.
+pub async fn pinned_elsewhere(
+    client: &impl GenericClient,
+    schema: &HomeSchema,
+    keys: &[UserKey],
+    site: &SiteName,
+) -> Result<Vec<(UserKey, Market, SiteName)>, ReadError> {
+    let Some(market) = &schema.users.market else {
+        return Ok(Vec::new());
+    };
+    let keys: Vec<&str> = keys.iter().map(UserKey::as_str).collect();
+    let sql = format!(
+        "SELECT u.key::text, p.market, p.site \
+         FROM (SELECT {key} AS key, ({market})::text AS market FROM {table} \
+               WHERE {key} = ANY($1::text[]::{kind}[])) AS u \
+         JOIN domicile.pinned AS p ON p.market = u.market WHERE p.site <> $2",
+        key = quote(&schema.users.key),
+        table = schema.users.name.sql(),
+        kind = schema.users.kind.sql_type(),
+    );
+    let rows = client
+        .query(&sql, &[&keys, &site.as_str()])
+        .await
+        .map_err(ReadError::of("the users' markets"))?;
+    let read = |row: &tokio_postgres::Row| {
+        let market = Market::new(row.get::<_, String>(1));
+        (
+            UserKey::new(row.get::<_, String>(0)),
+            market,
+            SiteName::new(row.get::<_, String>(2)),
+        )
+    };
+    Ok(rows.iter().map(read).collect())
 }
 
 /// Those of `keys` that stand in the user table and live here, in the order of their keys, each with

@@ -1,5 +1,7 @@
 //! The replication slot: one per home database, whatever the number of users. A new slot is a new identity.
 
+use std::time::Duration;
+
 use tokio_postgres::Client;
 
 use crate::error::{Doing, Error, Result};
@@ -26,7 +28,7 @@ pub async fn ensure(session: &Client, name: &str) -> Result<Slot> {
     let doing = "looking at the replication slot";
     let found = session
         .query_opt(
-            "SELECT active, coalesce(wal_status, '') = 'lost' OR plugin <> 'pgoutput' \
+            "SELECT coalesce(wal_status, '') = 'lost' OR plugin <> 'pgoutput' \
                     OR database <> current_database() \
              FROM pg_replication_slots WHERE slot_name = $1",
             &[&name],
@@ -42,23 +44,20 @@ pub async fn ensure(session: &Client, name: &str) -> Result<Slot> {
         .doing(doing)?
         .map(|row| row.get(0));
     if let Some(row) = found {
-        let (active, broken): (bool, bool) = (row.get(0), row.get(1));
+        let broken: bool = row.get(0);
         if let (Some(identity), false) = (&recorded, broken) {
+            idle(session, name).await?;
             return Ok(Slot {
                 name: name.to_owned(),
                 identity: identity.clone(),
                 fresh: false,
             });
         }
-        if active {
+        if !drop(session, name).await? {
             return Err(Error::Slot(format!(
                 "replication slot {name} is in use by another process"
             )));
         }
-        session
-            .execute("SELECT pg_drop_replication_slot($1)", &[&name])
-            .await
-            .doing("dropping a lost slot")?;
     }
     session
         .execute("DELETE FROM domicile.slot WHERE name = $1", &[&name])
@@ -95,6 +94,30 @@ pub async fn ensure(session: &Client, name: &str) -> Result<Slot> {
     })
 }
 
+/// Waits until nobody streams from the slot: the walsender of a process that was killed lives a moment longer.
+async fn idle(session: &Client, name: &str) -> Result<()> {
+    for _ in 0..DROP_ATTEMPTS {
+        let active = session
+            .query_opt(
+                "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active",
+                &[&name],
+            )
+            .await
+            .doing("looking at the replication slot")?;
+        if active.is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(DROP_EVERY).await;
+    }
+    Err(in_use(name))
+}
+
+fn in_use(name: &str) -> Error {
+    Error::Slot(format!(
+        "replication slot {name} is in use by another process"
+    ))
+}
+
 /// Bytes of WAL that the slot keeps back; `None` without a slot.
 pub async fn wal_bytes(session: &Client, name: &str) -> Result<Option<u64>> {
     let row = session
@@ -110,6 +133,10 @@ pub async fn wal_bytes(session: &Client, name: &str) -> Result<Option<u64>> {
         .map(|bytes| bytes.max(0) as u64))
 }
 
+/// How long one waits for a walsender that is just going.
+const DROP_ATTEMPTS: u32 = 100;
+const DROP_EVERY: Duration = Duration::from_millis(20);
+
 /// Drops the slot, where it is there and nobody streams from it. Says whether it is gone.
 pub async fn drop(session: &Client, name: &str) -> Result<bool> {
     let doing = "dropping the replication slot";
@@ -117,20 +144,26 @@ pub async fn drop(session: &Client, name: &str) -> Result<bool> {
         .execute("DELETE FROM domicile.slot WHERE name = $1", &[&name])
         .await
         .doing(doing)?;
-    session
-        .execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-             WHERE slot_name = $1 AND NOT active",
-            &[&name],
-        )
-        .await
-        .doing(doing)?;
-    let left = session
-        .query_opt(
-            "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1",
-            &[&name],
-        )
-        .await
-        .doing(doing)?;
-    Ok(left.is_none())
+    for _ in 0..DROP_ATTEMPTS {
+        session
+            .execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                 WHERE slot_name = $1 AND NOT active",
+                &[&name],
+            )
+            .await
+            .doing(doing)?;
+        let left = session
+            .query_opt(
+                "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1",
+                &[&name],
+            )
+            .await
+            .doing(doing)?;
+        if left.is_none() {
+            return Ok(true);
+        }
+        tokio::time::sleep(DROP_EVERY).await;
+    }
+    Ok(false)
 }

@@ -13,7 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::guard::{self, Terms};
-use crate::{Error, Result, schema};
+use crate::{Error, Result, schema, watch};
 
 /// The version of the tables that this program creates.
 pub const VERSION: i32 = 1;
@@ -123,10 +123,13 @@ pub async fn install(session: &mut Client, wanted: &Installation<'_>) -> Result<
     grants(session, wanted).await?;
     // The user table first: from then on new users get their records; the other tables find them.
     for table in &wanted.home.owned {
-        attach(session, table, &terms).await?;
+        attach(session, wanted.home, table, &terms).await?;
         done.push(format!("guard on {}", table.name));
     }
     ownerless(session, wanted, &terms).await?;
+    if keep_guard(session).await? {
+        done.push("event trigger that keeps the guard".to_owned());
+    }
     publication(session, wanted).await?;
     done.push(format!("publication {}", stream_name(wanted.service)));
     Ok(done)
@@ -334,7 +337,48 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
         .doing("granting the mover's rights")
 }
 
-async fn attach(session: &mut Client, table: &OwnedTable, terms: &Terms<'_>) -> Result<()> {
+/// The event trigger, where we may create it: whether it stands.
+async fn keep_guard(session: &mut Client) -> Result<bool> {
+    let doing = "creating the event trigger that keeps the guard";
+    let superuser: bool = session
+        .query_one(
+            "SELECT rolsuper FROM pg_roles WHERE rolname = current_user",
+            &[],
+        )
+        .await
+        .doing(doing)?
+        .get(0);
+    if superuser {
+        let tx = session.transaction().await.doing(doing)?;
+        tx.batch_execute(&watch::event_trigger())
+            .await
+            .doing(doing)?;
+        tx.commit().await.doing(doing)?;
+    }
+    Ok(superuser)
+}
+
+/// Users who came after the mark was read and before the guard stood have no record: they get one in the
+/// transaction that attaches it, which no writer overlaps.
+fn late_comers(home: &HomeSchema, terms: &Terms<'_>) -> String {
+    match terms.mark {
+        Some(mark) if terms.site == terms.origin => format!(
+            "INSERT INTO domicile.resident (user_key, state, epoch, seen) \
+             SELECT u.{key}, 'settled', 0, 0 FROM {table} AS u WHERE u.{key} > {mark} \
+             ON CONFLICT (user_key) DO NOTHING;",
+            key = quote(&home.users.key),
+            table = home.users.name.sql()
+        ),
+        _ => String::new(),
+    }
+}
+
+async fn attach(
+    session: &mut Client,
+    home: &HomeSchema,
+    table: &OwnedTable,
+    terms: &Terms<'_>,
+) -> Result<()> {
     let doing = "attaching the guard";
     let standing: bool = session
         .query_one(
@@ -351,10 +395,20 @@ async fn attach(session: &mut Client, table: &OwnedTable, terms: &Terms<'_>) -> 
     }
     for attempt in 1.. {
         let tx = session.transaction().await.doing(doing)?;
+        let late = if table.name == home.users.name {
+            late_comers(home, terms)
+        } else {
+            String::new()
+        };
         let sql = format!(
-            "SET LOCAL lock_timeout = {};\n{}",
-            LOCK_TIMEOUT.as_millis(),
-            guard::attach(table, terms)
+            "SET LOCAL lock_timeout = {timeout};
+             DELETE FROM domicile.guarded WHERE relation = {relation}::regclass;
+             {attach}
+             {late}
+             INSERT INTO domicile.guarded VALUES ({relation}::regclass);",
+            timeout = LOCK_TIMEOUT.as_millis(),
+            relation = literal(&table.name.sql()),
+            attach = guard::attach(table, terms)
         );
         match tx.batch_execute(&sql).await {
             Ok(()) => return tx.commit().await.doing(doing),
@@ -489,6 +543,12 @@ pub async fn uninstall(
             counts.join(", ")
         )));
     }
+    tx.batch_execute(&format!(
+        "DELETE FROM domicile.guarded; DROP EVENT TRIGGER IF EXISTS {0}; DROP EVENT TRIGGER IF EXISTS {0}_drop",
+        watch::EVENT_TRIGGER
+    ))
+    .await
+    .doing(doing)?;
     for table in &home.owned {
         tx.batch_execute(&guard::detach(table)).await.doing(doing)?;
     }

@@ -15,6 +15,7 @@ pub mod journal;
 pub mod office;
 pub mod records;
 pub mod schema;
+pub mod watch;
 pub mod whereabouts;
 
 pub use error::{Error, Result};

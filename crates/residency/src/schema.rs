@@ -50,6 +50,9 @@ CREATE INDEX IF NOT EXISTS resident_unsettled ON domicile.resident (state, attem
 CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
 COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';
 
+CREATE TABLE IF NOT EXISTS domicile.guarded (relation regclass PRIMARY KEY);
+COMMENT ON TABLE domicile.guarded IS 'Tables on which the guard must stand.';
+
 CREATE TABLE IF NOT EXISTS domicile.office (
     name text PRIMARY KEY,
     term bigint NOT NULL,

@@ -244,6 +244,10 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
             Exit::Unfinished,
             "run `domicile verify`, and ask before anything is changed by hand",
         ),
+        Error::Unguarded { .. } => (
+            Exit::Unfinished,
+            "run `domicile install` to attach it again, see who took it off, and run apply again",
+        ),
         Error::Unfollowable { .. } => (
             Exit::Unfinished,
             "nobody is left half-way; see what did that, and run apply again",

@@ -1,6 +1,7 @@
 //! From configuration to routes: the ends of moves, read and held against each other.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,10 +36,10 @@ impl Ends {
         let service = config.service(name)?;
         for site in [from, to] {
             let key = (name.clone(), site.clone());
-            if !self.homes.contains_key(&key) {
+            if let Entry::Vacant(vacant) = self.homes.entry(key) {
                 let home = Home::open(name, service, site, "move").await?;
                 refuse_blockers(name, service, &home).await?;
-                self.homes.insert(key, home);
+                vacant.insert(home);
             }
         }
         let home = |site: &SiteName| &self.homes[&(name.clone(), site.clone())];

@@ -1,0 +1,57 @@
+//! Watches over the guard: whether it stands, and, where an administrator installed it, an event trigger that refuses
+//! to lose it.
+
+use model::table::HomeSchema;
+use tokio_postgres::GenericClient;
+
+use crate::Result;
+use crate::error::Doing;
+use crate::guard::{TRIGGER, TRUNCATE_TRIGGER};
+
+/// The event trigger's name.
+pub const EVENT_TRIGGER: &str = "domicile_keep_guard";
+
+/// The owned tables on which the guard does not stand as it must: both triggers, and ENABLE ALWAYS.
+pub async fn unguarded(session: &impl GenericClient, home: &HomeSchema) -> Result<Vec<String>> {
+    let tables: Vec<String> = home.owned.iter().map(|table| table.name.sql()).collect();
+    let rows = session
+        .query(
+            "SELECT t FROM unnest($1::text[]) AS t WHERE (SELECT count(*) FROM pg_trigger AS g \
+                 WHERE g.tgrelid = to_regclass(t) AND NOT g.tgisinternal AND g.tgenabled = 'A' \
+                   AND g.tgname = ANY ($2::text[])) <> 2",
+            &[&tables, &vec![TRIGGER, TRUNCATE_TRIGGER]],
+        )
+        .await
+        .doing("looking whether the guard stands")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The statements that create the event trigger: a command that leaves a guarded table without its guard, or with a
+/// disabled one, is refused, whoever gives it. Only a superuser can run them.
+pub fn event_trigger() -> String {
+    format!(
+        r#"
+CREATE OR REPLACE FUNCTION domicile.keep_guard() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $keep$
+DECLARE
+    bare text;
+BEGIN
+    SELECT w.relation::text INTO bare FROM domicile.guarded AS w
+        JOIN pg_class AS c ON c.oid = w.relation
+        WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = w.relation AND NOT g.tgisinternal
+                 AND g.tgenabled = 'A' AND g.tgname IN ('{TRIGGER}', '{TRUNCATE_TRIGGER}')) <> 2
+        LIMIT 1;
+    IF bare IS NOT NULL THEN
+        RAISE EXCEPTION 'the guard on % must stand; take Domicile out with `domicile uninstall`', bare
+            USING ERRCODE = 'DM409';
+    END IF;
+END $keep$;
+DROP EVENT TRIGGER IF EXISTS {EVENT_TRIGGER};
+CREATE EVENT TRIGGER {EVENT_TRIGGER} ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE TABLE') EXECUTE FUNCTION domicile.keep_guard();
+DROP EVENT TRIGGER IF EXISTS {EVENT_TRIGGER}_drop;
+CREATE EVENT TRIGGER {EVENT_TRIGGER}_drop ON sql_drop
+    WHEN TAG IN ('DROP TRIGGER', 'DROP FUNCTION', 'ALTER TABLE') EXECUTE FUNCTION domicile.keep_guard();
+"#
+    )
+}
