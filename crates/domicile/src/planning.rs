@@ -86,19 +86,24 @@ pub fn begun_by_census(
     begun
 }
 
-/// Sorts every count into moves, stays and drift, under the phases that have begun and those that `holds`.
-fn sort(situation: &Situation<'_>, planned: Option<usize>, holds: impl Fn(usize) -> bool) -> Plan {
-    let policy = situation.policy;
-    let effective = Policy {
+/// The policy with those of its phases alone that `holds` (number, name) says hold.
+pub fn in_force(policy: &Policy, holds: impl Fn(usize, &str) -> bool) -> Policy {
+    Policy {
         pinned: policy.pinned.clone(),
         phases: policy
             .phases
             .iter()
             .enumerate()
-            .filter(|(n, phase)| holds(*n) || situation.begun.contains(&phase.name))
+            .filter(|(n, phase)| holds(*n, &phase.name))
             .map(|(_, phase)| phase.clone())
             .collect(),
-    };
+    }
+}
+
+/// Sorts every count into moves, stays and drift, under the phases that have begun and those that `holds`.
+fn sort(situation: &Situation<'_>, planned: Option<usize>, holds: impl Fn(usize) -> bool) -> Plan {
+    let policy = situation.policy;
+    let effective = in_force(policy, |n, name| holds(n) || situation.begun.contains(name));
     let name = planned.map(|n| policy.phases[n].name.clone());
     let last = effective.phases.len().checked_sub(1);
     let mut plan = Plan {

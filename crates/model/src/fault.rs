@@ -45,6 +45,9 @@ pub enum Bug {
     ForgetKept,
     /// The target accepts although a decision for the batch stands already.
     SecondDecision,
+    /// Now and then an INSERT is not applied, and the handoff is accepted all the same: what is left is for
+    /// a reader who trusts nobody to find.
+    LoseRow,
 }
 
 impl Bug {
@@ -68,6 +71,7 @@ impl Bug {
         ("erase-unconditionally", Bug::EraseUnconditionally),
         ("forget-kept", Bug::ForgetKept),
         ("second-decision", Bug::SecondDecision),
+        ("lose-row", Bug::LoseRow),
     ];
 }
 

@@ -11,8 +11,9 @@ use postgres::lsn::Lsn;
 use postgres::{census, slot};
 use residency::journal::{self, Purpose};
 use residency::office::Office;
-use residency::{install, records};
+use residency::{barrier, install, records};
 use tokio::sync::mpsc;
+use tokio_postgres::error::SqlState;
 
 use crate::catch_up::{AGAIN_HANDS, AGAIN_LARGE, CatchUp, Progress};
 use crate::copying::{self, copy_chunk};
@@ -23,7 +24,7 @@ use crate::hand_off::{Hands, Outcome};
 use crate::prepare::{Aside, Chunk, Desk, prepare};
 use crate::put_back;
 use crate::recover::{Survivor, recover};
-use crate::route::{Offices, Route};
+use crate::route::{End, Offices, Route};
 
 /// Who is to move.
 #[derive(Clone, Debug)]
@@ -103,9 +104,7 @@ pub async fn run(
         target: target.session("mover").await?,
     };
     let stream = install::stream_name(&route.service);
-    let slot = slot::ensure(&desk.source, &stream)
-        .await
-        .at(&source.site, "making the slot")?;
+    let slot = make_slot(&desk.source, source, &stream).await?;
     let survivors = recover(&route, &offices, &mut desk, &slot).await?;
     let (row, resumed) = journal::begin_move(&*desk.source, &purpose)
         .await
@@ -120,6 +119,7 @@ pub async fn run(
         bytes: expected.bytes,
         resumed,
     });
+    let key = run_key(&desk.source, &source.site).await?;
     let catch_up = CatchUp::start(Arc::clone(&route), offices.clone(), &stream).await?;
     let mut run = Run {
         route: &route,
@@ -129,7 +129,7 @@ pub async fn run(
         slot: &slot.identity,
         stream: &stream,
         observer,
-        key: DigestKey::new(run_key()),
+        key,
         report: Report {
             r#move: row.id.clone(),
             moved: 0,
@@ -178,6 +178,19 @@ pub async fn run(
     Ok(report)
 }
 
+/// Finds the slot or makes it. Where open transactions do not let it be made in time, they are named.
+async fn make_slot(session: &Session, source: &End, stream: &str) -> Result<slot::Slot> {
+    let made = slot::ensure(session, stream).await;
+    let waited = |error: &postgres::Error| error.sqlstate() == Some(&SqlState::QUERY_CANCELED);
+    if made.as_ref().is_err_and(waited) {
+        // One look at who is in the way.
+        barrier::wait(session, 0, Duration::ZERO)
+            .await
+            .at(&source.site, "making the slot")?;
+    }
+    made.at(&source.site, "making the slot")
+}
+
 /// A limit was reached: everything unfinished is given up, and no WAL is kept back any more.
 async fn give_up(route: &Route, offices: &Offices, desk: &mut Desk, stream: &str) -> Result<()> {
     let source = &route.source.site;
@@ -198,12 +211,12 @@ async fn give_up(route: &Route, offices: &Offices, desk: &mut Desk, stream: &str
     Ok(())
 }
 
-/// A key for this run's digests: both reads of a batch happen in one run.
-fn run_key() -> [u8; 32] {
-    let mut key = [0; 32];
-    key[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    key[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    key
+/// The key of digests: the source's own, so that the frozen rows can be compared with them later.
+async fn run_key(source: &Session, site: &model::SiteName) -> Result<DigestKey> {
+    let key = residency::audit::digest_key(&**source)
+        .await
+        .at(site, "reading the key of digests")?;
+    Ok(DigestKey::new(key))
 }
 
 /// A chunk that is copied and streams.

@@ -137,7 +137,9 @@ pub async fn clear(
     let mut clearing = Vec::new();
     for (user, record) in users.iter().zip(&records) {
         match record.as_ref().map(|r| &r.state) {
-            Some(State::Arriving { attempt: of, .. }) if *of == attempt => {
+            Some(State::Arriving {
+                from, attempt: of, ..
+            }) if *of == attempt && *from == route.source.site => {
                 arriving.push(Change {
                     user: user.clone(),
                     event: Event::Clear {
@@ -147,9 +149,9 @@ pub async fn clear(
                 });
                 clearing.push(user.clone());
             }
-            Some(State::Clearing { attempt: of, .. }) if *of == attempt => {
-                clearing.push(user.clone())
-            }
+            Some(State::Clearing {
+                from, attempt: of, ..
+            }) if *of == attempt && *from == route.source.site => clearing.push(user.clone()),
             // Cleared before a crash, or never begun.
             _ => {}
         }

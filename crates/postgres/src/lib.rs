@@ -4,6 +4,7 @@
 //! SQL about the application's tables stands here, and in `residency` for the guard, and nowhere else.
 
 pub mod apply;
+pub mod audit;
 pub mod catalog;
 pub mod census;
 pub mod classify;

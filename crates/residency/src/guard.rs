@@ -25,6 +25,8 @@ pub const ROW_MESSAGE: &str = "domicile.row";
 pub const NOT_HERE: &str = "DM421";
 /// SQLSTATE of "this market may not be written here".
 pub const PINNED: &str = "DM403";
+/// SQLSTATE of "this must stand": no home to go to, and no sense in trying again.
+pub const KEPT: &str = "DM409";
 
 /// What the guard of one home database needs to know beyond its tables.
 #[derive(Clone, Debug)]
@@ -52,14 +54,19 @@ pub fn shared_functions(home: &HomeSchema, terms: &Terms<'_>) -> String {
     let key = home.users.kind.sql_type();
     let known = match (terms.is_origin(), terms.mark) {
         (false, _) => "false".to_owned(),
-        (true, Some(mark)) => format!("k <= {mark}"),
+        (true, Some(mark)) => format!("$1 <= {mark}"),
+        // By number: a column of the application's may be called like the parameter.
         (true, None) => format!(
-            "EXISTS (SELECT 1 FROM {} AS u WHERE u.{} = k)",
+            "EXISTS (SELECT 1 FROM {} AS u WHERE u.{} = $1)",
             home.users.name.sql(),
             quote(&home.users.key)
         ),
     };
     let origin = literal(terms.origin.as_str());
+    let may_be_created = match (terms.is_origin(), terms.mark) {
+        (false, Some(mark)) => format!("$1 > {mark}"),
+        _ => "true".to_owned(),
+    };
     let lock = if planted(Bug::GuardPlainSelect) {
         String::from("RETURN r.attempt;")
     } else {
@@ -80,6 +87,21 @@ pub fn shared_functions(home: &HomeSchema, terms: &Terms<'_>) -> String {
 -- Whether a user without a record has lived here since before Domicile was installed.
 CREATE OR REPLACE FUNCTION domicile.known(k {key}) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS $known$ SELECT {known} $known$;
+
+-- Whether a row of `relation` may come before its user: nobody of that key is here, and a deferred foreign key sees
+-- to it that he comes in the same transaction. His record is then written with his first row, so that
+-- nobody can begin to arrive under the same key meanwhile.
+CREATE OR REPLACE FUNCTION domicile.coming(k {key}, relation oid, owner_column name) RETURNS boolean LANGUAGE sql
+    STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $coming$
+    SELECT {may_be_created} AND current_setting('session_replication_role') <> 'replica'
+        AND NOT EXISTS (SELECT 1 FROM {users} AS u WHERE u.{users_key} = $1)
+        AND EXISTS (SELECT 1 FROM pg_constraint AS c WHERE c.contype = 'f' AND c.condeferrable AND c.convalidated
+            AND c.conrelid = $2 AND c.confrelid = {users_literal}::regclass
+            AND c.conkey = ARRAY(SELECT a.attnum FROM pg_attribute AS a
+                WHERE a.attrelid = c.conrelid AND a.attname = $3)
+            AND c.confkey = ARRAY(SELECT a.attnum FROM pg_attribute AS a
+                WHERE a.attrelid = c.confrelid AND a.attname = {users_key_literal}))
+$coming$;
 
 -- Refuses a write for a user who does not live here or is fenced; for a moving user holds the locks that the
 -- fence waits for and returns his attempt; for a settled one returns null.
@@ -119,7 +141,8 @@ CREATE OR REPLACE FUNCTION domicile.where_is(k {key}) RETURNS jsonb LANGUAGE sql
         (SELECT jsonb_build_object('state', d.state, 'epoch', d.epoch, 'home',
              CASE WHEN d.state IN ('settled', 'moving', 'fenced', 'offered') THEN h.site ELSE d.peer END)
          FROM domicile.resident AS d WHERE d.user_key = k),
-        jsonb_build_object('state', 'settled', 'epoch', 0, 'home', h.origin))
+        jsonb_build_object('state', CASE WHEN h.is_origin AND NOT domicile.known($1) THEN 'unknown' ELSE 'settled' END,
+            'epoch', 0, 'home', h.origin))
     FROM domicile.home AS h $where$;
 
 -- TRUNCATE deletes rows of all users, whoever they are.
@@ -131,11 +154,15 @@ BEGIN
     IF EXISTS (SELECT 1 FROM domicile.resident AS d
                WHERE d.state <> 'settled' AND NOT (d.state = 'departed' AND d.erased_at IS NOT NULL)) THEN
         RAISE EXCEPTION 'TRUNCATE of % would delete rows of users who are moving or have left', TG_TABLE_NAME
-            USING ERRCODE = '{NOT_HERE}';
+            USING ERRCODE = '{KEPT}';
     END IF;
     RETURN NULL;
 END $truncate$;
-"#
+"#,
+        users = home.users.name.sql(),
+        users_key = quote(&home.users.key),
+        users_literal = literal(&home.users.name.sql()),
+        users_key_literal = literal(&home.users.key),
     )
 }
 
@@ -151,7 +178,7 @@ pub fn table_function(home: &HomeSchema, table: &OwnedTable, terms: &Terms<'_>) 
     let is_user_table = table.name == home.users.name;
     let key_type = home.users.kind.sql_type();
     let new_side = side(table, terms, "NEW", "new", is_user_table);
-    let old_side = side(table, terms, "OLD", "old", false);
+    let old_side = side(table, terms, "OLD", "old", is_user_table);
     let same_owner = {
         let columns: Vec<&String> = if table.owner.hops.is_empty() {
             vec![&table.owner.column]
@@ -203,6 +230,7 @@ pub fn table_function(home: &HomeSchema, table: &OwnedTable, terms: &Terms<'_>) 
         r#"
 CREATE OR REPLACE FUNCTION domicile.{function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp{settings} AS $guard$
+#variable_conflict use_column
 DECLARE
     standing text;
     new_owner {key_type};
@@ -210,7 +238,8 @@ DECLARE
     again {key_type};
     new_attempt bigint;
     old_attempt bigint;
-    orphan boolean := false;
+    new_orphan boolean := false;
+    old_orphan boolean := false;
     said jsonb;
 BEGIN
     {user_row}
@@ -222,26 +251,30 @@ BEGIN
     END IF;
     -- Whose row this is, for the stream: only where somebody concerned is moving, or where the parent that
     -- would tell is not there (its own message in this transaction does).
-    IF new_attempt IS NULL AND old_attempt IS NULL AND NOT orphan THEN
+    IF new_attempt IS NULL AND old_attempt IS NULL AND NOT new_orphan AND NOT old_orphan THEN
         RETURN NULL;
     END IF;
     IF TG_OP = 'DELETE' THEN
         said := jsonb_build_object('t', TG_RELID::bigint, 'k', {old_key},
                     'u', old_owner::text, 'a', old_attempt);
-        IF orphan THEN
+        IF old_orphan THEN
             said := said || jsonb_build_object('p', {old_parent});
         END IF;
     ELSE
         said := jsonb_build_object('t', TG_RELID::bigint, 'k', {new_key},
                     'u', new_owner::text, 'a', new_attempt);
-        IF orphan THEN
+        IF new_orphan THEN
             said := said || jsonb_build_object('p', {new_parent});
         END IF;
         IF TG_OP = 'UPDATE' THEN
             IF {key_changed} THEN
                 said := said || jsonb_build_object('o', {old_key});
             END IF;
-            IF old_owner IS DISTINCT FROM new_owner THEN
+            IF old_orphan THEN
+                -- Its parent went, or took another key, and it followed: whose it was, the parent's message says.
+                PERFORM pg_logical_emit_message(true, '{ROW_MESSAGE}',
+                    (said || jsonb_build_object('u', NULL, 'a', NULL, 'p', {old_parent}))::text);
+            ELSIF old_owner IS DISTINCT FROM new_owner THEN
                 said := said || jsonb_build_object('was',
                             jsonb_build_object('u', old_owner::text, 'a', old_attempt));
             END IF;
@@ -279,12 +312,12 @@ fn parent_key(home: &HomeSchema, table: &OwnedTable) -> Vec<String> {
 fn key_array(table: &OwnedTable, row: &str, columns: &[String]) -> String {
     let values = columns.iter().map(|column| {
         let value = format!("{row}.{}", quote(column));
-        // A cast of char(n) to text drops the padding that the stream prints.
-        if key_type(table, column).is_some_and(|t| t == "character" || t.starts_with("character("))
-        {
-            format!("textin(bpcharout({value}))")
-        } else {
+        // format() prints as the stream does. A cast is cheaper, but prints boolean in words and drops the
+        // padding of char(n); so it is for types alone where it is known to be the same.
+        if key_type(table, column).is_some_and(casts_as_printed) {
             format!("{value}::text")
+        } else {
+            format!("CASE WHEN {value} IS NOT NULL THEN format('%s', {value}) END")
         }
     });
     format!(
@@ -301,24 +334,18 @@ fn key_type<'a>(table: &'a OwnedTable, column: &str) -> Option<&'a str> {
         .map(|c| c.sql_type.as_str())
 }
 
+/// Whether a value of this type, cast to text, reads as its output function prints it.
+fn casts_as_printed(sql_type: &str) -> bool {
+    ["smallint", "integer", "bigint", "uuid", "text", "numeric"].contains(&sql_type)
+        || sql_type.starts_with("numeric(")
+        || sql_type.starts_with("character varying")
+}
+
 /// Settings under which a key prints as in the change stream, where its type's text form depends on any.
 /// They cost a little at every call, so they are left out for integers, texts and uuids.
 fn text_settings(table: &OwnedTable) -> &'static str {
-    let plain = [
-        "smallint",
-        "integer",
-        "bigint",
-        "uuid",
-        "text",
-        "character",
-        "numeric",
-        "boolean",
-    ];
     let is_plain = |t: &str| {
-        plain
-            .iter()
-            .any(|p| t == *p || t.starts_with(&format!("{p}(")))
-            || t.starts_with("character varying")
+        casts_as_printed(t) || t == "boolean" || t == "character" || t.starts_with("character(")
     };
     let pointing = table
         .owner
@@ -342,7 +369,13 @@ fn text_settings(table: &OwnedTable) -> &'static str {
 }
 
 /// Finds the owner of one side of the row and admits him.
-fn side(table: &OwnedTable, terms: &Terms<'_>, row: &str, prefix: &str, created: bool) -> String {
+fn side(
+    table: &OwnedTable,
+    terms: &Terms<'_>,
+    row: &str,
+    prefix: &str,
+    is_user_table: bool,
+) -> String {
     let owner = format!("{prefix}_owner");
     let attempt = format!("{prefix}_attempt");
     let hops = &table.owner.hops;
@@ -359,17 +392,30 @@ fn side(table: &OwnedTable, terms: &Terms<'_>, row: &str, prefix: &str, created:
     );
     if hops.is_empty() {
         let column = format!("{row}.{}", quote(&table.owner.column));
+        let admit = format!("{attempt} := domicile.admit({owner});");
+        let admit = if row == "NEW" && !is_user_table {
+            format!(
+                "IF standing IS NULL AND domicile.coming({owner}, TG_RELID, {column}) THEN
+                    INSERT INTO domicile.resident (user_key, state, epoch, seen) VALUES ({owner}, 'settled', 1, 1)
+                        ON CONFLICT (user_key) DO NOTHING;
+                END IF;
+                {admit}",
+                column = literal(&table.owner.column),
+            )
+        } else {
+            admit
+        };
         let guarded = format!(
             "{owner} := {column};
         IF {owner} IS NOT NULL THEN
             {probe}
             IF standing IS DISTINCT FROM 'settled' THEN
-                {attempt} := domicile.admit({owner});
+                {admit}
             END IF;
         END IF;"
         );
         // A user who is being created was admitted by writing his record.
-        return if created {
+        return if is_user_table && row == "NEW" {
             format!("IF TG_OP = 'UPDATE' THEN {guarded} ELSE {owner} := {column}; END IF;")
         } else {
             guarded
@@ -400,7 +446,7 @@ fn side(table: &OwnedTable, terms: &Terms<'_>, row: &str, prefix: &str, created:
             SELECT {of} INTO {owner} FROM {from} WHERE {condition};
             IF NOT FOUND THEN
                 -- Deleted by the same statement, or not there yet: the parent's own guard decides.
-                orphan := true;
+                {prefix}_orphan := true;
             ELSIF {owner} IS NOT NULL THEN
                 {probe}
                 IF standing IS DISTINCT FROM 'settled' THEN

@@ -13,7 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::guard::{self, Terms};
-use crate::{Error, Result, schema, watch};
+use crate::{Error, Result, audit, schema, watch};
 
 /// The version of the tables that this program creates.
 pub const VERSION: i32 = 1;
@@ -212,16 +212,36 @@ async fn role(session: &Client, wanted: &Installation<'_>, done: &mut Vec<String
     if superuser {
         return Ok(());
     }
-    session
-        .batch_execute(&format!("GRANT pg_read_all_stats TO {quoted}"))
+    // Only what is missing: an owner without rights over roles can install once somebody has granted these.
+    let sees: bool = session
+        .query_one(
+            "SELECT pg_has_role($1, 'pg_read_all_stats', 'USAGE')",
+            &[&name],
+        )
         .await
-        .doing("granting pg_read_all_stats")?;
+        .doing("looking for pg_read_all_stats")?
+        .get(0);
+    if !sees {
+        session
+            .batch_execute(&format!("GRANT pg_read_all_stats TO {quoted}"))
+            .await
+            .doing("granting pg_read_all_stats")?;
+    }
     let version: i32 = session
         .query_one("SELECT current_setting('server_version_num')::int", &[])
         .await
         .doing("reading the server's version")?
         .get(0);
-    if version >= 150_000 {
+    if version >= 150_000
+        && !session
+            .query_one(
+                "SELECT has_parameter_privilege($1, 'session_replication_role', 'SET')",
+                &[&name],
+            )
+            .await
+            .doing("looking for SET ON PARAMETER session_replication_role")?
+            .get::<_, bool>(0)
+    {
         session
             .batch_execute(&format!(
                 "GRANT SET ON PARAMETER session_replication_role TO {quoted}"
@@ -296,12 +316,12 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
          GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside TO {mover};
          REVOKE UPDATE ON domicile.entry, domicile.decision FROM {mover};
          GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA domicile TO {mover};
-         GRANT EXECUTE ON FUNCTION domicile.as_replica() TO {mover};
          DO $$ BEGIN EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO {mover}', current_database()); END $$;
          GRANT USAGE ON SCHEMA domicile TO PUBLIC;
-         GRANT EXECUTE ON FUNCTION domicile.where_is({}) TO PUBLIC;
-         REVOKE ALL ON FUNCTION domicile.admit({key}) FROM PUBLIC;\n",
-        wanted.home.users.kind.sql_type(),
+         -- Whoever may execute a guard function could attach it to a table of his own, and have records written.
+         REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
+         GRANT EXECUTE ON FUNCTION domicile.where_is({key}) TO PUBLIC;
+         GRANT EXECUTE ON FUNCTION domicile.as_replica(), domicile.known({key}) TO {mover};\n",
         key = wanted.home.users.kind.sql_type(),
     );
     let names = wanted
@@ -507,7 +527,7 @@ async fn publication(session: &Client, wanted: &Installation<'_>) -> Result<()> 
 ///
 /// # Errors
 /// [`Error::Refused`] while a user has departed, is moving or arriving: without the guard his old rows here
-/// would be open to writes again.
+/// would be open to writes again. See [`audit::reopening`].
 pub async fn uninstall(
     session: &mut Client,
     service: &ServiceName,
@@ -529,14 +549,11 @@ pub async fn uninstall(
     ))
     .await
     .doing(doing)?;
-    let rows = tx
-        .query("SELECT state, count(*) FROM domicile.resident WHERE state <> 'settled' GROUP BY state ORDER BY state", &[])
-        .await
-        .doing(doing)?;
-    if !rows.is_empty() {
-        let counts: Vec<String> = rows
+    let reopening = audit::reopening(&tx).await?;
+    if !reopening.is_empty() {
+        let counts: Vec<String> = reopening
             .iter()
-            .map(|row| format!("{} {}", row.get::<_, i64>(1), row.get::<_, &str>(0)))
+            .map(|(state, users)| format!("{users} {state}"))
             .collect();
         return Err(Error::Refused(format!(
             "users who do not simply live here would be open to writes again: {}; move them home first",

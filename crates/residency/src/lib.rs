@@ -3,6 +3,7 @@
 //! Everything here is local to one home database. The record of a user changes only through
 //! [`records::change`], which runs [`handoff::record::step`] on a row that it holds under lock.
 
+pub mod audit;
 pub mod barrier;
 pub mod decisions;
 pub mod entries;

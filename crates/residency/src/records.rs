@@ -9,7 +9,8 @@ use tokio_postgres::{GenericClient, Row};
 use crate::error::Doing;
 use crate::{Error, Result};
 
-const COLUMNS: &str = "user_key::text, state, epoch, seen, peer, batch, attempt, attempt_seen, kept, erased_at IS NOT NULL";
+const COLUMNS: &str =
+    "k, state, epoch, seen, peer, batch, attempt, attempt_seen, kept, erased_at IS NOT NULL";
 
 /// The records of `users`, in their order, locked until the transaction ends.
 ///
@@ -20,7 +21,7 @@ pub async fn lock(
     kind: KeyKind,
     users: &[UserKey],
 ) -> Result<Vec<Option<Resident>>> {
-    read(tx, kind, users, " ORDER BY user_key FOR UPDATE").await
+    read(tx, kind, users, " ORDER BY user_key FOR UPDATE OF r").await
 }
 
 /// Like [`lock`], without a lock: for showing only.
@@ -44,8 +45,9 @@ async fn read(
     let rows = tx
         .query(
             &format!(
-                "SELECT {COLUMNS} FROM domicile.resident \
-                 WHERE user_key = ANY ($1::text[]::{key_type}[]){suffix}"
+                // Under the key as it was given: a uuid in capitals is the same user.
+                "SELECT {COLUMNS} FROM unnest($1::text[]) AS k \
+                 JOIN domicile.resident AS r ON r.user_key = k::{key_type}{suffix}"
             ),
             &[&keys],
         )
@@ -182,6 +184,7 @@ pub async fn change(
     stripe: Option<i32>,
 ) -> Result<Vec<Resident>> {
     let users: Vec<UserKey> = changes.iter().map(|change| change.user.clone()).collect();
+    adopt(tx, kind, changes).await?;
     let records = lock(tx, kind, &users).await?;
     let mut next = Vec::with_capacity(changes.len());
     for (change, record) in changes.iter().zip(&records) {
@@ -198,8 +201,63 @@ pub async fn change(
     {
         return forget(tx, kind, &users, next).await;
     }
-    write(tx, kind, &users, &next, stripe).await?;
+    let new: Vec<usize> = (0..records.len())
+        .filter(|n| records[*n].is_none())
+        .collect();
+    if new.is_empty() {
+        write(tx, kind, &users, &next, stripe).await?;
+        return Ok(next);
+    }
+    let of = |wanted: &dyn Fn(usize) -> bool| -> (Vec<UserKey>, Vec<Resident>) {
+        let chosen = (0..users.len()).filter(|n| wanted(*n));
+        chosen.map(|n| (users[n].clone(), next[n].clone())).unzip()
+    };
+    let (keys, residents) = of(&|n| records[n].is_some());
+    write(tx, kind, &keys, &residents, stripe).await?;
+    // A record that is not there cannot be locked: whoever wrote one since has the first word.
+    let (keys, residents) = of(&|n| records[n].is_none());
+    if put(tx, kind, &keys, &residents, stripe, Over::None).await? < keys.len() {
+        let found = look(tx, kind, &keys).await?;
+        for ((n, found), ours) in new.iter().zip(found).zip(&residents) {
+            if found.as_ref() != Some(ours) {
+                step(found.as_ref(), &changes[*n].event).map_err(|source| Error::Illegal {
+                    user: users[*n].clone(),
+                    source,
+                })?;
+            }
+        }
+        return Err(Error::Refused(
+            "a residency record was written by somebody else at the same moment; try again"
+                .to_owned(),
+        ));
+    }
     Ok(next)
+}
+
+/// Gives a record to those who are to be enrolled and lived here without one: a row that is not there cannot be
+/// locked, and somebody who deletes or renames such a user writes one at the same moment.
+async fn adopt(tx: &impl GenericClient, kind: KeyKind, changes: &[Change]) -> Result<()> {
+    let enrolled = changes
+        .iter()
+        .filter(|change| matches!(change.event, Event::Enrol { .. }))
+        .map(|change| change.user.as_str());
+    let enrolled: Vec<&str> = enrolled.collect();
+    if enrolled.is_empty() {
+        return Ok(());
+    }
+    tx.execute(
+        &format!(
+            "INSERT INTO domicile.resident (user_key, state, epoch, seen) \
+             SELECT k, 'settled', 0, 0 FROM unnest($1::text[]::{}[]) AS k \
+             WHERE NOT EXISTS (SELECT 1 FROM domicile.resident AS r WHERE r.user_key = k) AND domicile.known(k) \
+             ON CONFLICT (user_key) DO NOTHING",
+            kind.sql_type()
+        ),
+        &[&enrolled],
+    )
+    .await
+    .doing("recording users who lived here without a record")?;
+    Ok(())
 }
 
 /// The planted bug: what a site without the rule "never deleted" would do.
@@ -230,6 +288,29 @@ pub async fn write(
     records: &[Resident],
     stripe: Option<i32>,
 ) -> Result<()> {
+    let written = put(tx, kind, users, records, stripe, Over::Locked).await?;
+    assert_eq!(written, users.len(), "every record is written once");
+    Ok(())
+}
+
+/// Whether a record may be written over one that stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// Over the one that the caller holds locked.
+    Locked,
+    /// Over none.
+    None,
+}
+
+/// Writes records; returns how many.
+async fn put(
+    tx: &impl GenericClient,
+    kind: KeyKind,
+    users: &[UserKey],
+    records: &[Resident],
+    stripe: Option<i32>,
+    over: Over,
+) -> Result<usize> {
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
     let mut state = Vec::new();
     let mut epoch = Vec::new();
@@ -252,6 +333,18 @@ pub async fn write(
         kept.push(stored.kept.map(|k| json!({"to": k.to, "epoch": k.epoch})));
         erased.push(stored.erased);
     }
+    let conflict = match over {
+        Over::None => "DO NOTHING",
+        Over::Locked => {
+            "DO UPDATE SET \
+               state = excluded.state, epoch = excluded.epoch, seen = excluded.seen, \
+               peer = excluded.peer, batch = excluded.batch, attempt = excluded.attempt, \
+               attempt_seen = excluded.attempt_seen, kept = excluded.kept, \
+               erased_at = CASE WHEN excluded.erased_at IS NOT NULL \
+                                THEN coalesce(r.erased_at, excluded.erased_at) END, \
+               stripe = coalesce($11, r.stripe), changed_at = now()"
+        }
+    };
     let written = tx
         .execute(
             &format!(
@@ -261,13 +354,7 @@ pub async fn write(
                  FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], \
                              $7::bigint[], $8::bigint[], $9::jsonb[], $10::boolean[]) \
                       AS v(k, s, e, n, p, b, a, an, kp, er) \
-                 ON CONFLICT (user_key) DO UPDATE SET \
-                   state = excluded.state, epoch = excluded.epoch, seen = excluded.seen, \
-                   peer = excluded.peer, batch = excluded.batch, attempt = excluded.attempt, \
-                   attempt_seen = excluded.attempt_seen, kept = excluded.kept, \
-                   erased_at = CASE WHEN excluded.erased_at IS NOT NULL \
-                                    THEN coalesce(r.erased_at, excluded.erased_at) END, \
-                   stripe = coalesce($11, r.stripe), changed_at = now()",
+                 ON CONFLICT (user_key) {conflict}",
                 key_type = kind.sql_type()
             ),
             &[
@@ -276,12 +363,7 @@ pub async fn write(
         )
         .await
         .doing("writing residency records")?;
-    assert_eq!(
-        written as usize,
-        users.len(),
-        "every record is written once"
-    );
-    Ok(())
+    Ok(written as usize)
 }
 
 struct Stored<'a> {

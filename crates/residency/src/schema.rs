@@ -45,7 +45,12 @@ CREATE TABLE IF NOT EXISTS domicile.resident (
     changed_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE domicile.resident IS 'Who lives here, who left and where to, who is on his way. Rows are never deleted.';
-CREATE INDEX IF NOT EXISTS resident_unsettled ON domicile.resident (state, attempt) WHERE state <> 'settled';
+-- Not IF NOT EXISTS: that locks the table before it looks.
+DO $$ BEGIN
+    IF to_regclass('domicile.resident_unsettled') IS NULL THEN
+        CREATE INDEX resident_unsettled ON domicile.resident (state, attempt) WHERE state <> 'settled';
+    END IF;
+END $$;
 
 CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
 COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';
@@ -205,10 +210,16 @@ pub const NEVER_DELETED: &[&str] = &["resident"];
 pub fn keepers() -> String {
     let mut sql = String::new();
     let mut attach = |table: &str, name: &str, events: &str| {
+        // Only where it does not stand: its lock would wait for every open transaction that created a user.
         sql.push_str(&format!(
-            "CREATE OR REPLACE TRIGGER {name} BEFORE {events} ON domicile.{table} \
-             FOR EACH STATEMENT EXECUTE FUNCTION domicile.keep();\n\
-             ALTER TABLE domicile.{table} ENABLE ALWAYS TRIGGER {name};\n"
+            "DO $$ BEGIN
+               IF NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = 'domicile.{table}'::regclass
+                              AND tgname = '{name}' AND tgenabled = 'A') THEN
+                 CREATE OR REPLACE TRIGGER {name} BEFORE {events} ON domicile.{table}
+                   FOR EACH STATEMENT EXECUTE FUNCTION domicile.keep();
+                 ALTER TABLE domicile.{table} ENABLE ALWAYS TRIGGER {name};
+               END IF;
+             END $$;\n"
         ));
     };
     for table in APPEND_ONLY {

@@ -44,6 +44,28 @@ impl Home {
         Self::read(name, service, site, session).await
     }
 
+    /// Like [`open`](Self::open), for a command that needs the records: Domicile must be installed there.
+    pub async fn open_installed(
+        name: &ServiceName,
+        service: &Service,
+        site: &SiteName,
+        purpose: &str,
+    ) -> Outcome<Self> {
+        let home = Self::open(name, service, site, purpose).await?;
+        let installed = residency::audit::installed(&*home.session)
+            .await
+            .or_fail(Exit::Unreached, || {
+                format!("{name}: cannot look at the database at {site}")
+            })?;
+        match installed {
+            true => Ok(home),
+            false => Err(Failure::usage(format_args!(
+                "{name}: Domicile is not installed at {site}"
+            ))
+            .mend("run `domicile install`")),
+        }
+    }
+
     /// Reads the catalog at the other end of `session`.
     pub async fn read(
         name: &ServiceName,

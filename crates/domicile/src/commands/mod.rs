@@ -4,18 +4,25 @@
 pub mod apply;
 pub mod check;
 pub mod confirm;
+pub mod demo;
+pub mod erase;
 pub mod homes;
 pub mod init;
 pub mod install;
 pub mod plan;
+pub mod rollback;
 pub mod routes;
+pub mod status;
+pub mod uninstall;
 pub mod users;
+pub mod verify;
+pub mod whereabouts;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 use crate::config::Config;
-use crate::exit::{Exit, Failure, OrFail, Outcome};
+use crate::exit::{Exit, OrFail, Outcome};
 
 /// Carries out one command.
 pub fn run(cli: &Cli) -> Outcome {
@@ -33,14 +40,14 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Check(args) => check::run(&configuration(cli)?, args).await,
         Command::Plan(args) => plan::run(&configuration(cli)?, args).await,
         Command::Install(args) => install::run(&configuration(cli)?, args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Apply(args) => apply::run(&configuration(cli)?, args).await,
-        Command::Uninstall(_)
-        | Command::Status(_)
-        | Command::Where(_)
-        | Command::Verify(_)
-        | Command::Rollback(_)
-        | Command::Erase(_)
-        | Command::Demo(_) => Err(Failure::usage("this build does not have that command yet")),
+        Command::Uninstall(args) => uninstall::run(&configuration(cli)?, args).await,
+        Command::Status(args) => status::run(&configuration(cli)?, args).await,
+        Command::Where(args) => whereabouts::run(&configuration(cli)?, args).await,
+        Command::Verify(args) => verify::run(&configuration(cli)?, args).await,
+        Command::Rollback(args) => rollback::run(&configuration(cli)?, args).await,
+        Command::Erase(args) => erase::run(&configuration(cli)?, args).await,
     }
 }
 

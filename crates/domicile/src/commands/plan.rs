@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::ServiceName;
 use model::plan::Plan as Planned;
+use model::{ServiceName, SiteName};
 use postgres::census::census;
 use residency::journal;
 use tokio_postgres::error::SqlState;
@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use super::homes::{self, Home};
 use super::show;
 use crate::cli::Plan;
-use crate::config::Config;
+use crate::config::{Config, Service};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 use crate::planning::{Count, Situation, begun_by_census, plan_from};
 use crate::render::{self, Form};
@@ -41,13 +41,8 @@ pub struct Survey {
 pub fn of(config: &Config, survey: &Survey, phase: Option<&str>) -> Outcome<Planned> {
     let census = &survey.census;
     let number = phase.map(|name| number(config, name)).transpose()?;
-    let origins: BTreeMap<_, _> = config
-        .services
-        .iter()
-        .map(|(name, service)| (name.clone(), service.origin.clone()))
-        .collect();
-    let mut begun = begun_by_census(census, &config.policy, &origins);
-    begun.extend(survey.recorded.iter().cloned());
+    let origins = origins(config);
+    let begun = begun(config, survey);
     let situation = Situation {
         census,
         policy: &config.policy,
@@ -55,6 +50,20 @@ pub fn of(config: &Config, survey: &Survey, phase: Option<&str>) -> Outcome<Plan
         begun: &begun,
     };
     Ok(plan_from(&situation, number))
+}
+
+/// The phases that have begun: recorded so, or seen by where users live.
+pub(super) fn begun(config: &Config, survey: &Survey) -> BTreeSet<String> {
+    let mut begun = begun_by_census(&survey.census, &config.policy, &origins(config));
+    begun.extend(survey.recorded.iter().cloned());
+    begun
+}
+
+fn origins(config: &Config) -> BTreeMap<ServiceName, SiteName> {
+    let services = config.services.iter();
+    services
+        .map(|(name, service)| (name.clone(), service.origin.clone()))
+        .collect()
 }
 
 fn number(config: &Config, name: &str) -> Outcome<usize> {
@@ -78,29 +87,43 @@ pub async fn survey(config: &Config) -> Outcome<Survey> {
     for (name, service) in &config.services {
         for site in homes::sites(service) {
             let mut home = Home::open(name, service, site, "plan").await?;
-            let schema = home.schema()?.clone();
-            let found = census(&mut home.session, &schema, *site == service.origin)
-                .await
-                .or_fail(Exit::Unreached, || {
-                    format!("{name}: cannot count the users at {site}")
-                })?;
-            survey.census.extend(found.into_iter().map(|census| Count {
-                service: name.clone(),
-                site: site.clone(),
-                market: census.market,
-                users: census.users,
-                rows: census.rows,
-                bytes: census.bytes,
-            }));
-            survey.recorded.extend(recorded(&home, name).await?);
+            survey.add(name, service, &mut home).await?;
         }
     }
     Ok(survey)
 }
 
+impl Survey {
+    /// Asks one home database.
+    pub(super) async fn add(
+        &mut self,
+        name: &ServiceName,
+        service: &Service,
+        home: &mut Home,
+    ) -> Outcome<()> {
+        let schema = home.schema()?.clone();
+        let site = home.site.clone();
+        let found = census(&mut home.session, &schema, site == service.origin)
+            .await
+            .or_fail(Exit::Unreached, || {
+                format!("{name}: cannot count the users at {site}")
+            })?;
+        self.census.extend(found.into_iter().map(|census| Count {
+            service: name.clone(),
+            site: site.clone(),
+            market: census.market,
+            users: census.users,
+            rows: census.rows,
+            bytes: census.bytes,
+        }));
+        self.recorded.extend(recorded(home, name).await?);
+        Ok(())
+    }
+}
+
 /// The phases that moves from this site were for. A way back begins no phase, and neither does a move that
 /// was given up before it moved anybody. None where Domicile is not installed.
-async fn recorded(home: &Home, name: &ServiceName) -> Outcome<Vec<String>> {
+pub(super) async fn recorded(home: &Home, name: &ServiceName) -> Outcome<Vec<String>> {
     let moves = match journal::moves(&*home.session).await {
         Err(error) if error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Vec::new()),
         moves => moves.or_fail(Exit::Unreached, || {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use model::UserKey;
+use model::{KeyKind, UserKey};
 
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 
@@ -32,6 +32,25 @@ pub fn read(text: &str) -> Outcome<Vec<UserKey>> {
     }
 }
 
+/// The key as the databases write it, whatever its spelling (`007`, a uuid in capitals); `None`: nobody of such a
+/// service can have it.
+pub fn canonical(kind: KeyKind, key: &UserKey) -> Option<UserKey> {
+    let text = key.as_str();
+    if !kind.accepts(text) {
+        return None;
+    }
+    match kind {
+        KeyKind::Integer => text
+            .parse::<i64>()
+            .ok()
+            .map(|n| UserKey::new(n.to_string())),
+        KeyKind::Uuid => uuid::Uuid::try_parse(&text.replace('-', ""))
+            .ok()
+            .map(|uuid| UserKey::new(uuid.to_string())),
+        KeyKind::Text => Some(key.clone()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +70,19 @@ mod tests {
         let file = folder.path().join("users");
         std::fs::write(&file, "5\r\n\n6, with a comma\n5\n").unwrap();
         assert_eq!(keys(file.to_str().unwrap()), ["5", "6, with a comma"]);
+    }
+
+    #[test]
+    fn a_key_is_read_in_every_spelling() {
+        let canonical = |kind, key: &str| canonical(kind, &key.into()).map(|key| key.to_string());
+        assert_eq!(canonical(KeyKind::Integer, "+007").as_deref(), Some("7"));
+        assert_eq!(canonical(KeyKind::Integer, "seven"), None);
+        assert_eq!(canonical(KeyKind::Text, " 7").as_deref(), Some(" 7"));
+        let uuid = canonical(KeyKind::Uuid, "6F9619FF8B86D011B42D00C04FC964FF");
+        assert_eq!(
+            uuid.as_deref(),
+            Some("6f9619ff-8b86-d011-b42d-00c04fc964ff")
+        );
     }
 
     #[test]

@@ -70,16 +70,41 @@ pub struct PhaseStatus {
     pub name: String,
     /// Users who are yet to move.
     pub left: u64,
+    /// Whether any of it has begun.
+    pub state: PhaseState,
+}
+
+/// Whether a phase has begun, or has nobody left to move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseState {
+    /// No move of it so far.
+    Open,
+    /// Some users are yet to move.
+    Begun,
+    /// Nobody is left to move.
+    Done,
+}
+
+/// A home database that could not be read: what is shown leaves it out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotRead {
+    /// The service.
+    pub service: String,
+    /// Where.
+    pub site: String,
+    /// Why.
+    pub why: String,
 }
 
 /// Everything that `status` shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// The moves, the latest last.
+    /// The moves, service by service and site by site, the latest of each site last.
     pub moves: Vec<MoveStatus>,
     /// The batches in doubt.
     pub in_doubt: Vec<InDoubt>,
-    /// The users set aside by the latest move of their service.
+    /// The users whom the latest move on their way set aside, and who still live where they did.
     pub set_aside: Vec<Aside>,
     /// The slot that keeps most WAL back, of `slots`.
     pub slot: Option<Slot>,
@@ -87,6 +112,8 @@ pub struct Status {
     pub slots: Vec<Slot>,
     /// The phases, in their order.
     pub phases: Vec<PhaseStatus>,
+    /// The home databases that could not be read.
+    pub not_read: Vec<NotRead>,
 }
 
 impl Status {
@@ -98,8 +125,11 @@ impl Status {
         self
     }
 
-    /// 1 where something waits for somebody.
+    /// 1 where something waits for somebody, 3 where a database could not be read.
     pub fn exit(&self) -> Exit {
+        if !self.not_read.is_empty() {
+            return Exit::Unreached;
+        }
         match self.in_doubt.is_empty() && self.set_aside.is_empty() {
             true => Exit::Done,
             false => Exit::Unfinished,
@@ -124,10 +154,16 @@ pub fn render(status: &Status, form: Form) -> String {
     section("Set aside", &set_aside(status));
     section("Slots", &slots(status));
     section("Phases", &phases(status));
-    match out.is_empty() {
-        true => "No move so far.\n".to_owned(),
-        false => out,
+    if out.is_empty() {
+        out.push_str("No move so far.\n");
     }
+    for n in &status.not_read {
+        out.push_str(&format!(
+            "Not read: {} at {}: {}\n",
+            n.service, n.site, n.why
+        ));
+    }
+    out
 }
 
 fn moves(status: &Status) -> Grid {
@@ -180,14 +216,14 @@ fn slots(status: &Status) -> Grid {
 }
 
 fn phases(status: &Status) -> Grid {
-    let mut grid = Grid::new(&["phase", ">users left"]);
+    let mut grid = Grid::new(&["phase", "state", ">users left"]);
     for p in &status.phases {
-        let left = if p.left == 0 {
-            "complete".to_owned()
-        } else {
-            count(p.left)
+        let state = match p.state {
+            PhaseState::Open => "open",
+            PhaseState::Begun => "begun",
+            PhaseState::Done => "done",
         };
-        grid.row([p.name.clone(), left]);
+        grid.row([p.name.clone(), state.to_owned(), count(p.left)]);
     }
     grid
 }
@@ -220,7 +256,8 @@ mod tests {
             }],
             phases: vec![PhaseStatus {
                 name: "one".into(),
-                left: 0,
+                left: 2,
+                state: PhaseState::Begun,
             }],
             ..Status::default()
         }
@@ -238,7 +275,7 @@ mod tests {
                 && shown.contains("\nSlots\n")
                 && shown.contains("4.0 KiB")
         );
-        assert!(shown.contains("complete") && !shown.contains("In doubt"));
+        assert!(shown.contains("begun") && !shown.contains("In doubt"));
         assert_eq!(render(&Status::default(), Form::Plain), "No move so far.\n");
     }
 
@@ -257,5 +294,18 @@ mod tests {
     fn users_set_aside_and_batches_in_doubt_show_in_the_exit_code() {
         assert_eq!(status().exit(), Exit::Unfinished);
         assert_eq!(Status::default().exit(), Exit::Done);
+        let unread = Status {
+            not_read: vec![NotRead {
+                service: "shop".into(),
+                site: "mumbai".into(),
+                why: "connection refused".into(),
+            }],
+            ..status()
+        };
+        assert_eq!(unread.exit(), Exit::Unreached);
+        assert!(
+            render(&unread, Form::Plain)
+                .ends_with("Not read: shop at mumbai: connection refused\n")
+        );
     }
 }

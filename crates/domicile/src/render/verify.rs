@@ -23,18 +23,48 @@ pub struct Mismatch {
 /// What was compared and what was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verified {
-    /// Users looked at.
+    /// Users with a row in some site's user table.
     pub users: u64,
-    /// Rows looked at.
+    /// Rows with an owner, in all owned tables of all sites.
     pub rows: u64,
-    /// What is wrong.
+    /// What is wrong; the first [`NAMED`].
     pub mismatches: Vec<Mismatch>,
+    /// Mismatches that are not named.
+    pub more: u64,
+    /// Users who are moving right now: not looked at further.
+    pub in_transit: u64,
+    /// What was compared of batches that left and are not erased yet.
+    pub frozen: FrozenRows,
 }
 
+/// The second look at what departed users left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FrozenRows {
+    /// Batches whose frozen rows were read again and hold what both sides agreed on at the handoff.
+    pub batches: u64,
+    /// Their users whose rows at the home are still equal to the frozen ones.
+    pub unchanged: u64,
+    /// Their users whose rows the application has changed at the home since: these cannot be compared any more.
+    pub changed: u64,
+    /// Batches of which somebody has come back, gone on or been erased: there is nothing to compare.
+    pub past: u64,
+}
+
+/// How many mismatches are named.
+pub const NAMED: usize = 1_000;
+
 impl Verified {
+    /// Notes a mismatch; beyond [`NAMED`] it is counted.
+    pub fn wrong(&mut self, mismatch: Mismatch) {
+        match self.mismatches.len() < NAMED {
+            true => self.mismatches.push(mismatch),
+            false => self.more += 1,
+        }
+    }
+
     /// 1 where something is wrong.
     pub fn exit(&self) -> Exit {
-        match self.mismatches.is_empty() {
+        match self.mismatches.is_empty() && self.more == 0 {
             true => Exit::Done,
             false => Exit::Unfinished,
         }
@@ -46,11 +76,27 @@ pub fn render(verified: &Verified, form: Form) -> String {
     if form == Form::Json {
         return json(verified);
     }
-    let looked = format!(
+    let frozen = &verified.frozen;
+    let mut looked = String::new();
+    if frozen.batches > 0 {
+        looked.push_str(&format!(
+            "{} batches hold at the old site what both sides agreed on: of their users {} are unchanged since, {} changed\n",
+            count(frozen.batches),
+            count(frozen.unchanged),
+            count(frozen.changed)
+        ));
+    }
+    if verified.in_transit > 0 {
+        looked.push_str(&format!(
+            "{} users are moving right now\n",
+            count(verified.in_transit)
+        ));
+    }
+    looked.push_str(&format!(
         "{} users, {} rows looked at",
         count(verified.users),
         count(verified.rows)
-    );
+    ));
     if verified.mismatches.is_empty() {
         return format!("{looked}: no mismatch.\n");
     }
@@ -67,7 +113,7 @@ pub fn render(verified: &Verified, form: Form) -> String {
     format!(
         "{}{looked}: {} mismatches.\n",
         grid.show(form),
-        count(verified.mismatches.len() as u64)
+        count(verified.mismatches.len() as u64 + verified.more)
     )
 }
 
@@ -80,11 +126,11 @@ mod tests {
         let good = Verified {
             users: 2,
             rows: 30,
-            mismatches: vec![],
+            ..Verified::default()
         };
-        assert_eq!(
-            render(&good, Form::Json),
-            r#"{"users":2,"rows":30,"mismatches":[]}"#
+        assert!(
+            render(&good, Form::Json)
+                .starts_with(r#"{"users":2,"rows":30,"mismatches":[],"more":0,"#)
         );
         assert_eq!(
             render(&good, Form::Plain),
@@ -106,5 +152,10 @@ mod tests {
                 .ends_with("a row is missing\n2 users, 30 rows looked at: 1 mismatches.\n")
         );
         assert_eq!(bad.exit(), Exit::Unfinished);
+        let mut many = bad;
+        for _ in 0..NAMED {
+            many.wrong(many.mismatches[0].clone());
+        }
+        assert_eq!((many.mismatches.len(), many.more), (NAMED, 1));
     }
 }

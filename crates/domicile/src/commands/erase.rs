@@ -1,0 +1,214 @@
+//! `erase`: deletes what departed users left at their old sites, once it is due.
+
+use std::collections::BTreeSet;
+
+use handoff::record::State;
+use model::{MoveId, ServiceName, SiteName, UserKey};
+use mover::erase::erase_batch;
+use mover::route::End;
+use postgres::connect::Session;
+use residency::journal::{self, BatchRow};
+use residency::{audit, records};
+
+use super::homes::{self, Home};
+use super::{apply, show, users};
+use crate::cli::Erase;
+use crate::config::{Config, Service};
+use crate::exit::{Exit, Failure, OrFail, Outcome};
+use crate::render::Form;
+use crate::render::erase::{Erased, Frozen, render};
+
+/// What is to be erased.
+struct Order {
+    /// Batches of these moves alone, if any are named.
+    moves: Vec<MoveId>,
+    /// This user alone.
+    user: Option<UserKey>,
+    /// Whether or not it is due.
+    now: bool,
+}
+
+/// Erases at every site that users left. 1 where somebody's rows had to stay, 2 where nobody knows the move.
+pub async fn run(config: &Config, args: &Erase) -> Outcome {
+    let order = Order {
+        moves: args.r#move.as_deref().map(moves).unwrap_or_default(),
+        user: args.user.as_deref().map(UserKey::from),
+        now: args.now,
+    };
+    let mut opened = Vec::new();
+    let mut unknown: BTreeSet<&MoveId> = order.moves.iter().collect();
+    for (name, service) in &config.services {
+        let mut homes = Vec::new();
+        for site in homes::sites(service) {
+            let home = Home::open_installed(name, service, site, "erase").await?;
+            let known = journal::moves(&*home.session)
+                .await
+                .or_fail(Exit::Unreached, || {
+                    format!("{name}: cannot read the moves from {site}")
+                })?;
+            known.iter().for_each(|row| {
+                unknown.remove(&row.id);
+            });
+            homes.push(home);
+        }
+        opened.push((name, service, homes));
+    }
+    if let Some(unknown) = unknown.first() {
+        return Err(no_such_move(unknown));
+    }
+    if let Some(user) = &order.user {
+        let mut anywhere = false;
+        for (_, _, homes) in &opened {
+            for home in homes {
+                anywhere |= home.schema()?.users.kind.accepts(user.as_str());
+            }
+        }
+        if !anywhere {
+            return Err(Failure::usage(format_args!("{user} can be no user's key")));
+        }
+    }
+    let mut erased = Erased::default();
+    for (name, service, mut homes) in opened {
+        for source in 0..homes.len() {
+            erase_at(&order, (name, service), &mut homes, source, &mut erased).await?;
+        }
+    }
+    show(&render(&erased, Form::of_stdout(args.json.json)))?;
+    Ok(erased.exit())
+}
+
+/// The moves that an argument names: one, or several as `apply` names them, with commas between.
+pub(super) fn moves(text: &str) -> Vec<MoveId> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|id| !id.is_empty())
+        .map(MoveId::from)
+        .collect()
+}
+
+/// Nobody knows the move.
+pub(super) fn no_such_move(id: &MoveId) -> Failure {
+    Failure::usage(format_args!("there is no move {id}"))
+        .mend("`domicile status` names the moves there have been")
+}
+
+/// Erases at the site `homes[at]`.
+async fn erase_at(
+    order: &Order,
+    (name, service): (&ServiceName, &Service),
+    homes: &mut [Home],
+    at: usize,
+    erased: &mut Erased,
+) -> Outcome<()> {
+    let site = homes[at].site.clone();
+    let source = End {
+        site: site.clone(),
+        url: service.databases[&site].url()?.expose().to_owned(),
+        schema: std::sync::Arc::new(homes[at].schema()?.clone()),
+    };
+    let kind = source.kind();
+    let only = match &order.user {
+        None => None,
+        Some(user) => match users::canonical(kind, user) {
+            Some(user) => Some([user]),
+            // A key may be of one service's form and not of another's.
+            None => return Ok(()),
+        },
+    };
+    let only = only.as_ref().map(|only| only.as_slice());
+    let failed = || format!("{name}: cannot read what left from {site}");
+    let left = audit::departed(&*homes[at].session, kind, None, only)
+        .await
+        .or_fail(Exit::Unreached, failed)?;
+    for departed in left {
+        if !order.moves.is_empty() && !order.moves.contains(&departed.r#move) {
+            continue;
+        }
+        let Some(batch) = audit::batch(&*homes[at].session, &departed.batch)
+            .await
+            .or_fail(Exit::Unreached, failed)?
+        else {
+            continue;
+        };
+        let due = order.now || departed.age >= service.erase.after;
+        let frozen = frozen(&homes[at].session, &source, &batch, only)
+            .await
+            .or_fail(Exit::Unreached, failed)?;
+        if !due {
+            erased.waiting += frozen;
+            continue;
+        }
+        if frozen == 0 {
+            continue;
+        }
+        let done = erase_one(name, &source, homes, at, &batch, only).await?;
+        erased.users += done.users;
+        erased.rows += done.rows;
+        erased
+            .frozen
+            .extend(done.kept.into_iter().map(|(user, reason)| Frozen {
+                user: user.to_string(),
+                site: site.to_string(),
+                reason,
+            }));
+    }
+    Ok(())
+}
+
+async fn erase_one(
+    name: &ServiceName,
+    source: &End,
+    homes: &mut [Home],
+    at: usize,
+    batch: &BatchRow,
+    only: Option<&[UserKey]>,
+) -> Outcome<mover::erase::Erased> {
+    let target = homes.iter().position(|home| home.site == batch.target);
+    let Some(target) = target.filter(|target| *target != at) else {
+        return Err(Failure::usage(format_args!(
+            "{name}: batch {} went to {}, which the configuration does not have any more",
+            batch.batch, batch.target
+        )));
+    };
+    let [old, new] = homes
+        .get_disjoint_mut([at, target])
+        .expect("two different homes");
+    let target: (&SiteName, &Session) = (&new.site, &new.session);
+    erase_batch(name, source, &mut old.session, target, batch, only)
+        .await
+        .map_err(|error| {
+            let doing = format!("{name}: erasing at {}", source.site);
+            let mut failure = apply::failure(error, doing);
+            failure.mend = Some("what was erased stays so: run erase again to go on".to_owned());
+            failure
+        })
+}
+
+/// How many of the batch still have their old rows here.
+async fn frozen(
+    session: &Session,
+    source: &End,
+    batch: &BatchRow,
+    only: Option<&[UserKey]>,
+) -> residency::Result<u64> {
+    let mut users = batch.users.clone();
+    users.retain(|(user, _)| only.is_none_or(|only| only.contains(user)));
+    let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
+    let records = records::look(&**session, source.kind(), &keys).await?;
+    let there = users.iter().zip(&records).filter(|((_, epoch), record)| {
+        matches!(record.as_ref().map(|r| &r.state),
+            Some(State::Departed { epoch: at, erased: false, .. }) if at == epoch)
+    });
+    Ok(there.count() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_moves_are_named_with_commas_between() {
+        assert_eq!(moves("a-1, b-2,"), ["a-1".into(), "b-2".into()]);
+        assert_eq!(moves("a-1"), [MoveId::from("a-1")]);
+    }
+}
