@@ -9,7 +9,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use support::{Clusters, PATIENCE, SITES, World, more_acknowledged};
 use testbed::wait_until;
 
 /// Users of the market that moves; two more never fit.
-const CUSTOMERS: u32 = 40;
+const CUSTOMERS: u32 = 36;
 /// How often `apply` may have to be run again after one crash: the dead process' sessions may still be ending.
 const RUNS_MAX: usize = 6;
 
@@ -256,34 +256,45 @@ async fn every_step(name: &str, victims: &[Victim]) -> Result<()> {
             "no journey passes {point}"
         );
     }
-    let (mut cases, mut failed) = (0, Vec::new());
+    let (mut of_misfits, mut plain) = (VecDeque::new(), VecDeque::new());
     for point in all {
-        for victim in victims {
-            let misfits = !without.contains_key(point);
+        let misfits = !without.contains_key(point);
+        let passings = if misfits {
+            with_misfits[point]
+        } else {
+            without[point]
+        };
+        // How often changes are applied is up to the writers.
+        let sure = if point.ends_with("-apply") { 1 } else { 2 };
+        let step = Step {
+            point: point.clone(),
             // The second passing, where there is one: then some users have gone and some have not.
-            let passings = if misfits {
-                with_misfits[point]
-            } else {
-                without[point]
-            };
-            // How often changes are applied is up to the writers.
-            let sure = if point.ends_with("-apply") { 1 } else { 2 };
-            let step = Step {
-                point: point.clone(),
-                passing: passings.min(sure),
-            };
-            let started = Instant::now();
-            let outcome = travellers.case(*victim, &step, misfits).await;
-            let seconds = started.elapsed().as_secs_f64();
-            cases += 1;
-            match outcome {
-                Ok(runs) => println!("{point:<16} {victim:?}: ok, {runs} runs, {seconds:.1} s"),
-                Err(error) => {
-                    println!("{point:<16} {victim:?}: FAILED after {seconds:.1} s: {error:#}");
-                    failed.push(format!("{step} {victim:?}: {error:#}"));
-                    // The databases may be in any state now: the next case begins with fresh ones.
-                    travellers = Travellers::new(&format!("{name}_{cases}")).await?;
-                }
+            passing: passings.min(sure),
+        };
+        let queue = if misfits { &mut of_misfits } else { &mut plain };
+        queue.extend(victims.iter().map(|victim| (*victim, step.clone())));
+    }
+    let (mut cases, mut failed) = (0, Vec::new());
+    while !of_misfits.is_empty() || !plain.is_empty() {
+        // Those who do not fit go out only: the way back is for another case.
+        let out = travellers.home == SITES[0] || plain.is_empty();
+        let next = if out { of_misfits.pop_front() } else { None };
+        let misfits = next.is_some();
+        let Some((victim, step)) = next.or_else(|| plain.pop_front()) else {
+            break;
+        };
+        let started = Instant::now();
+        let outcome = travellers.case(victim, &step, misfits).await;
+        let seconds = started.elapsed().as_secs_f64();
+        cases += 1;
+        let case = format!("{:<18} {:<8}", step.to_string(), format!("{victim:?}"));
+        match outcome {
+            Ok(runs) => println!("{case} ok, {runs} more runs, {seconds:.1} s"),
+            Err(error) => {
+                println!("{case} FAILED after {seconds:.1} s: {error:#}");
+                failed.push(format!("{case}: {error:#}"));
+                // The databases may be in any state now: the next case begins with fresh ones.
+                travellers = Travellers::new(&format!("{name}_{cases}")).await?;
             }
         }
     }

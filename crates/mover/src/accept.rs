@@ -60,36 +60,37 @@ pub async fn accept(
     let users = offer.users();
     let theirs = route.manifests.digest(&target.site, &users).await?;
     let tx = transaction(session, target, doing).await?;
-    offices.arrivals.hold(&tx).await.at(&target.site, doing)?;
-    let records = records::lock(&tx, target.kind(), &users)
-        .await
-        .at(&target.site, doing)?;
-    let standing = decisions::standing(&tx, &route.service, &offer.handoff.batch)
-        .await
-        .at(&target.site, doing)?;
-    let mut findings = Findings::default();
-    let chunk = inbound::lock(&tx, source, offer.handoff.attempt)
-        .await
-        .at(&target.site, doing)?;
-    findings.complete = chunk.is_some_and(|chunk| chunk.state == "streaming");
-    let spoilt = inbound::spoilt(&tx, source, offer.handoff.attempt)
-        .await
-        .at(&target.site, doing)?;
-    findings
-        .against
-        .extend(spoilt.into_iter().filter(|(user, _)| users.contains(user)));
-    let pinned = census::pinned_elsewhere(&tx, &target.schema, &users, &target.site)
-        .await
-        .at(&target.site, doing)?;
-    let reason = |(user, market, site)| (user, format!("market {market} is pinned to {site}"));
-    findings.against.extend(pinned.into_iter().map(reason));
+    // Sent together; the server takes them in this order, so the records are locked before anything is read of them.
+    let (office, records, standing, chunk, spoilt) = tokio::join!(
+        offices.arrivals.hold(&tx),
+        records::lock(&tx, target.kind(), &users),
+        decisions::standing(&tx, &route.service, &offer.handoff.batch),
+        inbound::lock(&tx, source, offer.handoff.attempt),
+        inbound::spoilt(&tx, source, offer.handoff.attempt),
+    );
+    office.at(&target.site, doing)?;
+    let records = records.at(&target.site, doing)?;
+    let standing = standing.at(&target.site, doing)?;
+    let chunk = chunk.at(&target.site, doing)?;
+    let spoilt = spoilt
+        .at(&target.site, doing)?
+        .into_iter()
+        .filter(|(user, _)| users.contains(user));
+    let mut findings = Findings {
+        complete: chunk.is_some_and(|chunk| chunk.state == "streaming"),
+        against: spoilt.collect(),
+    };
     if findings.complete && findings.against.is_empty() && standing.is_none() {
-        let mine = verify::digest(&tx, &target.schema, &users, key)
-            .await
-            .at(&target.site, doing)?;
-        let dangling = foreign_keys::check(&tx, &target.schema, &users)
-            .await
-            .at(&target.site, doing)?;
+        let (mine, dangling, pinned) = tokio::join!(
+            verify::digest(&tx, &target.schema, &users, key),
+            foreign_keys::check(&tx, &target.schema, &users),
+            census::pinned_elsewhere(&tx, &target.schema, &users, &target.site),
+        );
+        let mine = mine.at(&target.site, doing)?;
+        let dangling = dangling.at(&target.site, doing)?;
+        let pinned = pinned.at(&target.site, doing)?;
+        let reason = |(user, market, site)| (user, format!("market {market} is pinned to {site}"));
+        findings.against.extend(pinned.into_iter().map(reason));
         let reason = |d: foreign_keys::Dangling| {
             (
                 d.user,
@@ -108,29 +109,28 @@ pub async fn accept(
         Judgement::Repeat(standing) => Ok(standing),
         Judgement::Accept(accepted) => {
             let (users, next): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
-            records::write(&tx, target.kind(), &users, &next, None)
-                .await
-                .at(&target.site, doing)?;
-            let outcome = decisions::decide(
-                &tx,
-                &route.service,
-                &offer.handoff.batch,
-                source,
-                Decision::Accepted,
-                Some(&offer.stored()),
-            )
-            .await
-            .at(&target.site, doing)?;
-            if let Outcome::Standing(standing) = outcome {
-                return Ok(standing);
-            }
+            let stored = offer.stored();
             let body = json!({
                 "service": route.service, "batch": offer.handoff.batch, "from": source, "to": target.site,
-                "rows": offer.digest.rows(), "digest": offer.stored(),
+                "rows": offer.digest.rows(), "digest": stored,
             });
-            entries::append(&tx, "arrived", body, &users)
-                .await
-                .at(&target.site, doing)?;
+            let (written, outcome, entered) = tokio::join!(
+                records::write(&tx, target.kind(), &users, &next, None),
+                decisions::decide(
+                    &tx,
+                    &route.service,
+                    &offer.handoff.batch,
+                    source,
+                    Decision::Accepted,
+                    Some(&stored),
+                ),
+                entries::append(&tx, "arrived", body, &users),
+            );
+            written.at(&target.site, doing)?;
+            entered.at(&target.site, doing)?;
+            if let Outcome::Standing(standing) = outcome.at(&target.site, doing)? {
+                return Ok(standing);
+            }
             point("before-accept");
             let unconfirmed = {
                 commit(tx, target, doing).await?;

@@ -55,7 +55,10 @@ enum Command {
         reached: oneshot::Sender<()>,
     },
     /// Nothing of this attempt matters any more.
-    Forget { attempt: Attempt },
+    Forget {
+        attempt: Attempt,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Where an attempt stands.
@@ -122,9 +125,11 @@ impl CatchUp {
         Ok(signal)
     }
 
-    /// Lets go of `attempt`.
-    pub fn forget(&self, attempt: Attempt) -> Result<()> {
-        self.send(Command::Forget { attempt })
+    /// Lets go of `attempt`: when this returns, nothing more is written for it.
+    pub async fn forget(&self, attempt: Attempt) -> Result<()> {
+        let (done, forgotten) = oneshot::channel();
+        self.send(Command::Forget { attempt, done })?;
+        forgotten.await.map_err(|_| Error::StreamGone)
     }
 
     /// Waits until everything up to `position` is durable at the target.
@@ -206,8 +211,9 @@ impl Follower {
                 self.fences.retain(|_, waiting| !waiting.is_closed());
                 self.fences.insert(batch, reached);
             }
-            Command::Forget { attempt } => {
+            Command::Forget { attempt, done } => {
                 self.chunks.remove(&attempt);
+                let _ = done.send(());
             }
         }
         Ok(())

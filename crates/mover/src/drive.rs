@@ -427,8 +427,8 @@ impl Run<'_> {
             }
             self.check_wal(desk).await?;
         }
+        self.catch_up.forget(chunk.attempt).await?;
         finish_chunk(self.route, self.offices, desk, chunk.attempt).await?;
-        self.catch_up.forget(chunk.attempt)?;
         Ok(again)
     }
 
@@ -682,8 +682,9 @@ impl Copier<'_> {
     }
 
     async fn give_up(&self, desk: &mut Desk, chunk: &Chunk) -> Result<()> {
-        put_back::cancel(self.route, self.offices, desk, chunk.attempt).await?;
-        self.catch_up.forget(chunk.attempt)
+        // First: what is spooled once the spool was emptied would stay for ever.
+        self.catch_up.forget(chunk.attempt).await?;
+        put_back::cancel(self.route, self.offices, desk, chunk.attempt).await
     }
 }
 

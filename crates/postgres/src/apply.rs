@@ -68,7 +68,7 @@ fn forgotten(change: &Change) -> bool {
     static INSERTS: AtomicU32 = AtomicU32::new(0);
     planted(Bug::LoseRow)
         && matches!(change.op, Op::Insert { .. })
-        && INSERTS.fetch_add(1, Ordering::Relaxed) % 20 == 0
+        && INSERTS.fetch_add(1, Ordering::Relaxed).is_multiple_of(20)
 }
 
 async fn one_by_one(
@@ -217,7 +217,7 @@ fn runs<'a>(changes: &[&'a Change]) -> Vec<Vec<&'a Change>> {
     runs.into_iter().map(|run| run.changes).collect()
 }
 
-fn key_of<'a>(change: &'a Change) -> Vec<Option<&'a [u8]>> {
+fn key_of(change: &Change) -> Vec<Option<&[u8]>> {
     let tuple = match &change.op {
         Op::Insert { new } => new,
         Op::Update { key_old, new } => key_old.as_ref().unwrap_or(new),

@@ -1,5 +1,6 @@
 //! Foreign keys of arrived rows, checked set-wise at accept: copy and apply wrote them as a replica.
 
+use futures_util::future::try_join_all;
 use model::UserKey;
 use model::table::{ForeignKey, HomeSchema, OwnedTable, equal, quote};
 use tokio_postgres::GenericClient;
@@ -26,48 +27,58 @@ pub async fn check(
     home: &HomeSchema,
     who: &[UserKey],
 ) -> Result<Vec<Dangling>> {
-    let mut dangling = Vec::new();
-    for key in &home.foreign_keys {
-        let Some(child) = home.owned(&key.child) else {
-            continue;
-        };
-        let doing = || format!("checking foreign key {} of {}", key.name, key.child);
-        let rows = format!(
-            "{} WHERE {} = ANY ({})",
-            child.from_clause(),
-            child.owner.owner("t"),
-            users::array(home.users.kind, who)
-        );
-        if !is_ownership(child, key) {
-            let lock = format!(
-                "SELECT FROM {parent} AS r WHERE ({parents}) IN (SELECT {children}{rows}) FOR KEY SHARE OF r",
-                parent = key.parent.sql(),
-                parents = list("r", &key.parent_columns),
-                children = list("t", &key.child_columns),
-            );
-            tx.execute(&lock, &[]).await.doing(doing())?;
-        }
-        let filled: Vec<String> = key
-            .child_columns
-            .iter()
-            .map(|column| format!("t.{} IS NOT NULL", quote(column)))
-            .collect();
-        let missing = format!(
-            "SELECT DISTINCT ({owner})::text{rows} AND {filled} \
-             AND NOT EXISTS (SELECT FROM {parent} AS r WHERE {same}) LIMIT {NAMED_MAX}",
-            owner = child.owner.owner("t"),
-            filled = filled.join(" AND "),
+    // Sent together: the server takes them one after the other, without waiting for us between.
+    let checks = home
+        .foreign_keys
+        .iter()
+        .filter_map(|key| Some((home.owned(&key.child)?, key)));
+    let found =
+        try_join_all(checks.map(|(child, key)| check_one(tx, home, who, child, key))).await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+async fn check_one(
+    tx: &impl GenericClient,
+    home: &HomeSchema,
+    who: &[UserKey],
+    child: &OwnedTable,
+    key: &ForeignKey,
+) -> Result<Vec<Dangling>> {
+    let doing = || format!("checking foreign key {} of {}", key.name, key.child);
+    let rows = format!(
+        "{} WHERE {} = ANY ({})",
+        child.from_clause(),
+        child.owner.owner("t"),
+        users::array(home.users.kind, who)
+    );
+    if !is_ownership(child, key) {
+        let lock = format!(
+            "SELECT FROM {parent} AS r WHERE ({parents}) IN (SELECT {children}{rows}) FOR KEY SHARE OF r",
             parent = key.parent.sql(),
-            same = equal("r", &key.parent_columns, "t", &key.child_columns),
+            parents = list("r", &key.parent_columns),
+            children = list("t", &key.child_columns),
         );
-        for row in tx.query(&missing, &[]).await.doing(doing())? {
-            dangling.push(Dangling {
-                user: UserKey::new(row.get::<_, String>(0)),
-                constraint: format!("foreign key {} of {}", key.name, key.child),
-            });
-        }
+        tx.execute(&lock, &[]).await.doing(doing())?;
     }
-    Ok(dangling)
+    let filled: Vec<String> = key
+        .child_columns
+        .iter()
+        .map(|column| format!("t.{} IS NOT NULL", quote(column)))
+        .collect();
+    let missing = format!(
+        "SELECT DISTINCT ({owner})::text{rows} AND {filled} \
+         AND NOT EXISTS (SELECT FROM {parent} AS r WHERE {same}) LIMIT {NAMED_MAX}",
+        owner = child.owner.owner("t"),
+        filled = filled.join(" AND "),
+        parent = key.parent.sql(),
+        same = equal("r", &key.parent_columns, "t", &key.child_columns),
+    );
+    let rows = tx.query(&missing, &[]).await.doing(doing())?;
+    let dangling = |row: &tokio_postgres::Row| Dangling {
+        user: UserKey::new(row.get::<_, String>(0)),
+        constraint: format!("foreign key {} of {}", key.name, key.child),
+    };
+    Ok(rows.iter().map(dangling).collect())
 }
 
 /// Whether `key` is the first step of the child's ownership path: then the parent belongs to the same user.

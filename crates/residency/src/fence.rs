@@ -48,15 +48,20 @@ pub async fn raise(
         _ => error,
     };
     let tx = session.transaction().await.doing("beginning the fence")?;
-    office.hold(&tx).await?;
-    tx.batch_execute(&format!(
+    let bound = format!(
         "SET LOCAL statement_timeout = {}",
         patience.as_millis().max(1)
-    ))
-    .await
-    .doing("bounding the fence")?;
+    );
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
-    lock_stripes(&tx, kind, &keys).await.map_err(timed_out)?;
+    // Sent together, taken in this order.
+    let (held, bounded, locked) = tokio::join!(
+        office.hold(&tx),
+        tx.batch_execute(&bound),
+        lock_stripes(&tx, kind, &keys)
+    );
+    held.map_err(timed_out)?;
+    bounded.doing("bounding the fence")?;
+    locked.map_err(timed_out)?;
     let changes: Vec<Change> = users
         .iter()
         .map(|user| Change {
@@ -70,16 +75,15 @@ pub async fn raise(
     let residents = records::change(&tx, kind, &changes, None)
         .await
         .map_err(timed_out)?;
-    tx.execute(
-        "SELECT pg_logical_emit_message(true, $1, $2)",
-        &[&MESSAGE, &batch.as_str()],
-    )
-    .await
-    .doing("marking the fence in the stream")?;
+    let batch = batch.as_str();
     // The bound is for the wait; a COMMIT that waits for a standby must not be cancelled by it.
-    tx.batch_execute("SET LOCAL statement_timeout = 0")
-        .await
-        .doing("unbounding the fence")?;
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&MESSAGE, &batch];
+    let (marked, unbounded) = tokio::join!(
+        tx.execute("SELECT pg_logical_emit_message(true, $1, $2)", &parameters),
+        tx.batch_execute("SET LOCAL statement_timeout = 0"),
+    );
+    marked.doing("marking the fence in the stream")?;
+    unbounded.doing("unbounding the fence")?;
     tx.commit().await.doing("committing the fence")?;
     debug_assert!(
         residents

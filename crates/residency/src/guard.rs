@@ -114,8 +114,15 @@ BEGIN
     SELECT * INTO r FROM domicile.resident AS d WHERE d.user_key = k;
     IF NOT FOUND THEN
         IF domicile.known(k) THEN
-            RETURN NULL;
+            -- Looked at again: the row that makes him known may have been copied here since the first look, and
+            -- then his record came before it.
+            SELECT * INTO r FROM domicile.resident AS d WHERE d.user_key = k;
+            IF NOT FOUND THEN
+                RETURN NULL;
+            END IF;
         END IF;
+    END IF;
+    IF r.state IS NULL THEN
         RAISE EXCEPTION 'the user does not live at this site' USING ERRCODE = '{NOT_HERE}',
             DETAIL = jsonb_build_object('home', {origin}, 'epoch', 0)::text;
     END IF;
@@ -177,8 +184,8 @@ pub fn function_name(table: &OwnedTable) -> String {
 pub fn table_function(home: &HomeSchema, table: &OwnedTable, terms: &Terms<'_>) -> String {
     let is_user_table = table.name == home.users.name;
     let key_type = home.users.kind.sql_type();
-    let new_side = side(table, terms, "NEW", "new", is_user_table);
-    let old_side = side(table, terms, "OLD", "old", is_user_table);
+    let new_side = side(home, table, terms, "NEW", "new");
+    let old_side = side(home, table, terms, "OLD", "old");
     let same_owner = {
         let columns: Vec<&String> = if table.owner.hops.is_empty() {
             vec![&table.owner.column]
@@ -370,12 +377,13 @@ fn text_settings(table: &OwnedTable) -> &'static str {
 
 /// Finds the owner of one side of the row and admits him.
 fn side(
+    home: &HomeSchema,
     table: &OwnedTable,
     terms: &Terms<'_>,
     row: &str,
     prefix: &str,
-    is_user_table: bool,
 ) -> String {
+    let is_user_table = table.name == home.users.name;
     let owner = format!("{prefix}_owner");
     let attempt = format!("{prefix}_attempt");
     let hops = &table.owner.hops;
@@ -384,7 +392,16 @@ fn side(
         (true, Some(mark)) => {
             format!("IF NOT FOUND AND {owner} <= {mark} THEN standing := 'settled'; END IF;")
         }
-        _ => String::new(),
+        // One statement, so that both are seen as of one moment: a row that was copied here has a record.
+        (true, None) => format!(
+            "IF NOT FOUND THEN
+                SELECT coalesce(d.state, 'settled') INTO standing FROM {users} AS u
+                    LEFT JOIN domicile.resident AS d ON d.user_key = u.{key} WHERE u.{key} = {owner};
+            END IF;",
+            users = home.users.name.sql(),
+            key = quote(&home.users.key),
+        ),
+        (false, _) => String::new(),
     };
     let probe = format!(
         "SELECT d.state INTO standing FROM domicile.resident AS d WHERE d.user_key = {owner};

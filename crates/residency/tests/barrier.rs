@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use model::BatchId;
 use residency::{Error, barrier, fence};
-use support::{ATTEMPT, Shape, Site, number, outcome, pid, until};
+use support::{ATTEMPT, Shape, Site, number, pid, until};
 use testbed::Cluster;
 use tokio::io::AsyncWriteExt as _;
 use tokio_postgres::Client;

@@ -308,6 +308,66 @@ async fn the_fence_waits_for_writers_and_gives_up_in_time() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_writer_of_two_users_and_a_fence_that_wait_for_each_other_end_in_the_fences_time_out()
+-> Result<()> {
+    let site = Site::new().await?;
+    let mut mover = site.mover().await?;
+    enrol(&site, &mut mover).await?;
+    // User 2 under a stripe that the fence takes first.
+    let tx = mover.transaction().await?;
+    let change = Change {
+        user: site.user(2),
+        event: Event::Enrol {
+            to: support::there(),
+            attempt: ATTEMPT,
+        },
+    };
+    records::change(&tx, site.kind(), &[change], Some(2)).await?;
+    tx.commit().await?;
+    let (writer, watch) = (site.app().await?, site.session("postgres").await?);
+    writer
+        .batch_execute("BEGIN; UPDATE orders SET total = 1 WHERE id = 10")
+        .await?;
+    let (office, pid) = (site.office(&mover).await?, support::pid(&mover).await?);
+    let users = [site.user(1), site.user(2)];
+    let batch = BatchId::from("m/1");
+    let raising = fence::raise(
+        &mut mover,
+        &office,
+        site.kind(),
+        &users,
+        ATTEMPT,
+        &batch,
+        PATIENCE * 3,
+    );
+    let writing = async {
+        let waits = format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted");
+        support::until(&watch, "the fence waits", &waits).await?;
+        writer
+            .batch_execute("UPDATE orders SET total = 1 WHERE id = 20; COMMIT")
+            .await?;
+        anyhow::Ok(())
+    };
+    let (raised, wrote) = tokio::join!(raising, writing);
+    wrote.context("the writer must get through")?;
+    assert!(
+        matches!(raised, Err(Error::FenceTimeout { .. })),
+        "{raised:?}"
+    );
+    fence::raise(
+        &mut mover,
+        &office,
+        site.kind(),
+        &users,
+        ATTEMPT,
+        &batch,
+        PATIENCE * 3,
+    )
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_user_who_moves_disturbs_no_other() -> Result<()> {
     let site = Site::new().await?;
     let mut mover = site.mover().await?;

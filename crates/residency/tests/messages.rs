@@ -370,9 +370,9 @@ async fn keys_of_every_type_read_as_in_the_stream_whatever_the_application_sets(
         ("code varchar(9)", "'a b '"),
         ("yes boolean, n bigint", "true, 3"),
         ("half float8, quarter real", "0.1, 0.2"),
-        ("much numeric(9, 3)", "1.5"),
+        ("much numeric(9,3)", "1.5"),
         ("raw bytea", r"'\x00ff'"),
-        ("id uuid", "'00000000-0000-0000-0000-00000000000A'"),
+        ("uid uuid", "'00000000-0000-0000-0000-00000000000A'"),
         ("word domain_yes, said mood", "false, 'it''s'"),
         (
             "pair point_of, r int4range, span tstzrange",

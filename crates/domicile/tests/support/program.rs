@@ -34,9 +34,15 @@ pub struct Ran {
 // === impl Program ===
 
 impl Program {
-    /// `domicile ARGS`, run in `folder`.
+    /// `domicile ARGS`, run in `folder`. A link to the program stands there, so that a build that runs beside the
+    /// tests does not put another one in its place.
     pub fn new(folder: &Path, args: &[&str]) -> Program {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_domicile"));
+        let built = env!("CARGO_BIN_EXE_domicile");
+        let linked = folder.join("domicile");
+        if !linked.exists() && std::fs::hard_link(built, &linked).is_err() {
+            std::fs::copy(built, &linked).expect("the program can be copied");
+        }
+        let mut command = Command::new(linked);
         command
             .current_dir(folder)
             .args(args)
