@@ -73,8 +73,14 @@ pub struct Progress {
 // === impl CatchUp ===
 
 impl CatchUp {
-    /// Opens the stream and begins to follow it.
-    pub async fn start(route: Arc<Route>, offices: Offices, slot: &str) -> Result<Self> {
+    /// Opens the stream and begins to follow it. `survivors` are followed from its first word on: what was changed
+    /// while nobody ran comes first.
+    pub async fn start(
+        route: Arc<Route>,
+        offices: Offices,
+        slot: &str,
+        survivors: HashMap<Attempt, Progress>,
+    ) -> Result<Self> {
         let source = &route.source;
         let stream = ChangeStream::open(&source.url, slot, slot, &source.schema)
             .await
@@ -87,9 +93,11 @@ impl CatchUp {
             offices,
             stream,
             session,
-            chunks: HashMap::new(),
+            chunks: survivors,
             fences: HashMap::new(),
             applied: tell,
+            slot: slot.to_owned(),
+            slot_is_late: planted(Bug::EnrolBeforeSlot),
         };
         let task = tokio::spawn(follower.run(received));
         Ok(Self {
@@ -164,6 +172,9 @@ struct Follower {
     chunks: HashMap<Attempt, Progress>,
     fences: HashMap<BatchId, oneshot::Sender<()>>,
     applied: watch::Sender<Lsn>,
+    slot: String,
+    /// Only with the planted bug: the slot is made once the first chunk is copied.
+    slot_is_late: bool,
 }
 
 // === impl Follower ===
@@ -181,7 +192,7 @@ impl Follower {
                         return Ok(());
                     }
                 },
-                said = self.stream.next() => {
+                said = self.stream.next(), if !self.slot_is_late => {
                     let said = said.at(&self.route.source.site, "reading the change stream")?;
                     let gathered = self.gather(said)?;
                     // Whoever is told to be followed meanwhile was enrolled after this was read.
@@ -204,6 +215,9 @@ impl Follower {
                 snapshot,
                 done,
             } => {
+                if std::mem::take(&mut self.slot_is_late) {
+                    self.make_slot_late().await?;
+                }
                 self.drain(attempt, snapshot).await?;
                 let _ = done.send(());
             }
@@ -216,6 +230,31 @@ impl Follower {
                 let _ = done.send(());
             }
         }
+        Ok(())
+    }
+
+    /// The planted bug: a slot that begins after the copy's snapshot, under the old identity.
+    async fn make_slot_late(&mut self) -> Result<()> {
+        let source = &self.route.source;
+        let doing = "making the slot too late";
+        let session = source.session("mover").await?;
+        let step = |sql: &'static str| {
+            let (session, slot) = (&session, &self.slot);
+            async move {
+                let made = session.query(sql, &[slot]).await.map_err(postgres_error);
+                made.map(|rows| rows.len()).at(&source.site, doing)
+            }
+        };
+        let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                   WHERE slot_name = $1 AND active";
+        while step(end).await? > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        step("SELECT pg_drop_replication_slot($1)").await?;
+        step("SELECT pg_create_logical_replication_slot($1, 'pgoutput')").await?;
+        self.stream = ChangeStream::open(&source.url, &self.slot, &self.slot, &source.schema)
+            .await
+            .at(&source.site, doing)?;
         Ok(())
     }
 
@@ -240,7 +279,9 @@ impl Follower {
             && let Some(upto) = gathered.upto
         {
             self.stream.confirm(upto);
-            point("ack-before-apply");
+            if gathered.transactions.iter().any(|t| !t.changes.is_empty()) {
+                point("ack-before-apply");
+            }
         }
         let work = self.sort(&gathered.transactions);
         if !work.is_empty() {

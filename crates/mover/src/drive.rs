@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::{Attempt, Market, MoveId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::DigestKey;
-use postgres::lsn::Lsn;
 use postgres::{census, slot};
 use residency::journal::{self, Purpose};
 use residency::office::Office;
@@ -15,7 +14,7 @@ use residency::{barrier, install, records};
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 
-use crate::catch_up::{AGAIN_HANDS, AGAIN_LARGE, CatchUp, Progress};
+use crate::catch_up::{AGAIN_HANDS, AGAIN_LARGE, CatchUp};
 use crate::copying::{self, copy_chunk};
 use crate::error::{At, Error, Result};
 use crate::event::{Event, Observer};
@@ -120,7 +119,11 @@ pub async fn run(
         resumed,
     });
     let key = run_key(&desk.source, &source.site).await?;
-    let catch_up = CatchUp::start(Arc::clone(&route), offices.clone(), &stream).await?;
+    let followed = survivors
+        .iter()
+        .map(|s| (s.attempt, s.progress()))
+        .collect();
+    let catch_up = CatchUp::start(Arc::clone(&route), offices.clone(), &stream, followed).await?;
     let mut run = Run {
         route: &route,
         offices: &offices,
@@ -311,14 +314,9 @@ impl Run<'_> {
     /// Goes on with a chunk of an earlier run.
     async fn revive(&mut self, desk: &mut Desk, survivor: Survivor) -> Result<Ready> {
         let (source, target) = (&self.route.source, &self.route.target);
-        let streaming = survivor.inbound.state == "streaming";
-        let position = Lsn(survivor.inbound.position);
-        let snapshot = streaming.then(|| survivor.snapshot.clone());
-        self.catch_up
-            .follow(survivor.attempt, Progress { snapshot, position })?;
-        if !streaming {
+        if survivor.progress().snapshot.is_none() {
             self.catch_up
-                .copied(survivor.attempt, survivor.snapshot)
+                .copied(survivor.attempt, survivor.snapshot.clone())
                 .await?;
         }
         let doing = "reading who is moving";
@@ -343,10 +341,10 @@ impl Run<'_> {
         chunk: Ready,
     ) -> Result<Aside> {
         let mut again = Vec::new();
-        let mut batches = batches(&chunk.users, self.route);
-        let mut not_yet = 0;
-        while let Some(batch) = batches.pop_front() {
-            let batch = self.without_spoilt(desk, &chunk, batch, &mut again).await?;
+        let mut queue = Queue::of(batches(&chunk.users, self.route));
+        let mut behind_since = None;
+        while let Some(Waiting { users, tries }) = queue.next().await {
+            let batch = self.without_spoilt(desk, &chunk, users, &mut again).await?;
             if batch.is_empty() {
                 continue;
             }
@@ -358,14 +356,17 @@ impl Run<'_> {
                 catch_up: self.catch_up,
                 key: &self.key,
             };
-            match hands.hand_off(&chunk.id, chunk.attempt, &batch).await? {
+            let outcome = hands.hand_off(&chunk.id, chunk.attempt, &batch).await?;
+            if !matches!(outcome, Outcome::Behind) {
+                behind_since = None;
+            }
+            match outcome {
                 Outcome::Departed {
                     batch: id,
                     rows,
                     pause,
                     fence,
                 } => {
-                    not_yet = 0;
                     self.report.moved += batch.len() as u64;
                     self.report
                         .pauses
@@ -384,19 +385,16 @@ impl Run<'_> {
                         .into_iter()
                         .filter(|user| !named.iter().any(|(n, _)| n == user))
                         .collect();
-                    let reason = named
-                        .first()
-                        .map_or("the stream came late", |(_, reason)| reason);
+                    let reason = named.first().map_or(STREAM_LATE, |(_, reason)| reason);
                     self.observer.note(&Event::Retried {
                         batch: id,
                         reason: reason.to_owned(),
                     });
                     if named.is_empty() {
-                        not_yet += 1;
-                        self.later(desk, &chunk, rest, not_yet, reason_late(), &mut batches)
+                        self.later(desk, &chunk, rest, tries + 1, STREAM_LATE, &mut queue)
                             .await?;
-                    } else if !rest.is_empty() {
-                        batches.push_front(rest);
+                    } else {
+                        queue.at_once(rest);
                     }
                     for (user, reason) in named {
                         if reason.starts_with("verification") {
@@ -406,14 +404,25 @@ impl Run<'_> {
                     }
                 }
                 Outcome::NotYet(reason) => {
-                    not_yet += 1;
-                    self.later(desk, &chunk, batch, not_yet, reason, &mut batches)
+                    self.later(desk, &chunk, batch, tries + 1, reason, &mut queue)
                         .await?;
+                }
+                Outcome::Behind => {
+                    // No user's fault: everybody waits, within a bound.
+                    let since = *behind_since.get_or_insert_with(Instant::now);
+                    let patience = self.route.bounds.behind_patience;
+                    if since.elapsed() > patience {
+                        return Err(Error::Behind {
+                            site: self.route.source.site.clone(),
+                            seconds: patience.as_secs(),
+                        });
+                    }
+                    queue.at_once(batch);
                 }
                 Outcome::Unfit(user, reason) => {
                     let rest: Vec<UserKey> =
                         batch.into_iter().filter(|other| *other != user).collect();
-                    batches.push_front(rest);
+                    queue.at_once(rest);
                     put_back::take_out(
                         self.route,
                         self.offices,
@@ -462,8 +471,8 @@ impl Run<'_> {
             .collect())
     }
 
-    /// A batch that could not be closed goes again after a pause; after many tries its users go one by one, so that one
-    /// of them does not keep the others; a single one is set aside.
+    /// A batch that could not be closed goes again after a pause, behind the others; after many tries its users go one
+    /// by one, so that one of them does not keep the others; a single one is set aside.
     async fn later(
         &mut self,
         desk: &mut Desk,
@@ -471,15 +480,13 @@ impl Run<'_> {
         batch: Vec<UserKey>,
         tries: u32,
         reason: &'static str,
-        batches: &mut VecDeque<Vec<UserKey>>,
+        queue: &mut Queue,
     ) -> Result<()> {
         if tries < self.route.bounds.fence_attempts {
-            tokio::time::sleep((BACK_OFF * 2_u32.saturating_pow(tries.min(10))).min(BACK_OFF_MAX))
-                .await;
-            batches.push_back(batch);
+            queue.later(batch, tries);
         } else if batch.len() > 1 {
             for user in batch.into_iter().rev() {
-                batches.push_front(vec![user]);
+                queue.at_once(vec![user]);
             }
         } else {
             put_back::take_out(self.route, self.offices, desk, &batch, chunk.attempt).await?;
@@ -523,9 +530,8 @@ impl Run<'_> {
     }
 }
 
-fn reason_late() -> &'static str {
-    "the change stream did not reach the fence in time"
-}
+/// Why a batch that was closed had to be opened again.
+const STREAM_LATE: &str = "the change stream did not reach the fence in time";
 
 async fn check_wal(route: &Route, stream: &str, session: &Session) -> Result<()> {
     let Some(cap) = route.bounds.wal_max else {
@@ -542,6 +548,57 @@ async fn check_wal(route: &Route, stream: &str, session: &Session) -> Result<()>
             cap,
         }),
         _ => Ok(()),
+    }
+}
+
+/// Batches of a chunk that are still to go.
+struct Queue {
+    ready: VecDeque<Waiting>,
+    /// Batches that must wait, with the time from which they may go.
+    waiting: Vec<(Instant, Waiting)>,
+}
+
+/// A batch and how often it could not be closed.
+struct Waiting {
+    users: Vec<UserKey>,
+    tries: u32,
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn of(batches: VecDeque<Vec<UserKey>>) -> Self {
+        let ready = batches
+            .into_iter()
+            .map(|users| Waiting { users, tries: 0 })
+            .collect();
+        Self {
+            ready,
+            waiting: Vec::new(),
+        }
+    }
+
+    fn at_once(&mut self, users: Vec<UserKey>) {
+        self.ready.push_front(Waiting { users, tries: 0 });
+    }
+
+    fn later(&mut self, users: Vec<UserKey>, tries: u32) {
+        let pause = (BACK_OFF * 2_u32.saturating_pow(tries.min(10))).min(BACK_OFF_MAX);
+        self.waiting
+            .push((Instant::now() + pause, Waiting { users, tries }));
+    }
+
+    /// The next batch that may go: one whose pause is over, else one that is ready, else the first whose pause ends.
+    async fn next(&mut self) -> Option<Waiting> {
+        let first = (0..self.waiting.len()).min_by_key(|n| self.waiting[*n].0);
+        match first {
+            Some(n) if self.ready.is_empty() || self.waiting[n].0 <= Instant::now() => {
+                let (due, waiting) = self.waiting.swap_remove(n);
+                tokio::time::sleep_until(due.into()).await;
+                Some(waiting)
+            }
+            _ => self.ready.pop_front(),
+        }
     }
 }
 

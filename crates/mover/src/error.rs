@@ -52,6 +52,16 @@ pub enum Error {
         /// The bound.
         cap: u64,
     },
+    /// The target does not keep up with the source's writes.
+    #[error(
+        "the target has been behind the change stream of {site} for {seconds} s without a break"
+    )]
+    Behind {
+        /// The source.
+        site: SiteName,
+        /// For how long.
+        seconds: u64,
+    },
     /// The stream shows something that no move survives.
     #[error("the change stream of {site} shows {what}; the move's chunks are given up")]
     Unfollowable {

@@ -46,6 +46,8 @@ pub enum Outcome {
     },
     /// Nothing was closed: come again later.
     NotYet(&'static str),
+    /// Nothing was closed: the change stream is so far behind that the batch would be closed for too long.
+    Behind,
     /// A user's record does not allow the fence: another process changed it.
     Unfit(UserKey, String),
 }
@@ -79,7 +81,7 @@ impl Hands<'_> {
     ) -> Result<Outcome> {
         let (route, source) = (self.route, &self.route.source);
         if !self.caught_up().await? {
-            return Ok(Outcome::NotYet("the change stream is behind"));
+            return Ok(Outcome::Behind);
         }
         guarded(route, self.desk).await?;
         let batch = journal::new_batch(&*self.desk.source, id)

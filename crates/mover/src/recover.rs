@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use handoff::record::{Event, State};
 use model::fault::{Bug, planted};
 use model::{Attempt, MoveId};
+use postgres::lsn::Lsn;
 use postgres::slot::Slot;
 use postgres::snapshot::Snapshot;
 use residency::inbound::{self, Inbound};
@@ -13,6 +14,7 @@ use residency::journal::{self, Departure};
 use residency::records::{self, Change};
 
 use crate::accept;
+use crate::catch_up::Progress;
 use crate::error::{At, Result};
 use crate::hand_off::settle;
 use crate::prepare::{Desk, commit, contradiction, transaction};
@@ -30,6 +32,17 @@ pub struct Survivor {
     pub inbound: Inbound,
     /// What its copy saw.
     pub snapshot: Snapshot,
+}
+
+impl Survivor {
+    /// Where the stream takes it up: drained chunks are applied to, others are spooled first.
+    pub fn progress(&self) -> Progress {
+        let streaming = self.inbound.state == "streaming";
+        Progress {
+            snapshot: streaming.then(|| self.snapshot.clone()),
+            position: Lsn(self.inbound.position),
+        }
+    }
 }
 
 /// Brings both ends into order. Returns the chunks that go on.

@@ -92,6 +92,8 @@ pub struct Bounds {
     pub fence_attempts: u32,
     /// How long the enrolment barrier waits for open transactions.
     pub barrier_patience: Duration,
+    /// How long the change stream may stay too far behind for any fence before the move stops.
+    pub behind_patience: Duration,
     /// WAL that may be kept back at the source, in bytes.
     pub wal_max: Option<u64>,
     /// Bytes copied a second, at most.
@@ -112,6 +114,7 @@ impl Default for Bounds {
             fence_patience: Duration::from_millis(200),
             fence_attempts: 20,
             barrier_patience: Duration::from_secs(60),
+            behind_patience: Duration::from_secs(300),
             wal_max: Some(10 << 30),
             rate: None,
         }

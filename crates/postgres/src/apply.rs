@@ -6,11 +6,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::future::try_join_all;
+use futures_util::{StreamExt, pin_mut};
 use model::UserKey;
 use model::fault::{Bug, planted};
 use model::table::{HomeSchema, OwnedTable, TableName, quote};
 use tokio_postgres::Transaction;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::error::{Doing, Error, Result};
 use crate::pgoutput::{Tuple, TupleValue};
@@ -55,7 +57,8 @@ pub async fn apply(
             together.commit().await.doing("applying changes")?;
             Ok(Vec::new())
         }
-        Err(error) if error.is_about_rows() => {
+        // Where one table's statement failed, another's may be the first to say so.
+        Err(error) if error.is_about_rows() || error.is_aborted() => {
             together.rollback().await.doing("taking changes back")?;
             one_by_one(tx, home, &wanted).await
         }
@@ -121,16 +124,29 @@ async fn in_runs(tx: &Transaction<'_>, home: &HomeSchema, changes: &[&Change]) -
         });
         by_table[at].1.push(change);
     }
-    for (_, changes) in &by_table {
-        let relation = &changes[0].relation;
-        let name = TableName {
-            schema: relation.schema.clone(),
-            name: relation.name.clone(),
-        };
-        let table = home.owned(&name).ok_or(Error::UnknownTable(name))?;
-        for run in runs(changes) {
-            statement(tx, table, &run).await?;
-        }
+    // The tables' statements are sent together: none waits for another table's answer.
+    try_join_all(
+        by_table
+            .iter()
+            .map(|(_, changes)| in_runs_of_table(tx, home, changes)),
+    )
+    .await?;
+    Ok(())
+}
+
+async fn in_runs_of_table(
+    tx: &Transaction<'_>,
+    home: &HomeSchema,
+    changes: &[&Change],
+) -> Result<()> {
+    let relation = &changes[0].relation;
+    let name = TableName {
+        schema: relation.schema.clone(),
+        name: relation.name.clone(),
+    };
+    let table = home.owned(&name).ok_or(Error::UnknownTable(name))?;
+    for run in runs(changes) {
+        statement(tx, table, &run).await?;
     }
     Ok(())
 }
@@ -358,14 +374,17 @@ async fn statement(tx: &Transaction<'_>, table: &OwnedTable, run: &[&Change]) ->
         parameters.join(", "),
         aliases.join(", ")
     );
-    let values: Vec<&(dyn ToSql + Sync)> = arrays
+    let doing = || format!("applying {operation} to {}", table.name);
+    // Typed, so that it goes in one round trip: nobody has to ask the server for the types.
+    let values = arrays
         .iter()
-        .map(|a| &a.values as &(dyn ToSql + Sync))
-        .collect();
-    let found = tx
-        .execute(&sql, &values)
-        .await
-        .doing(format!("applying {operation} to {}", table.name))?;
+        .map(|a| (&a.values as &(dyn ToSql + Sync), Type::TEXT_ARRAY));
+    let answered = tx.query_typed_raw(&sql, values).await.doing(doing())?;
+    pin_mut!(answered);
+    while let Some(row) = answered.next().await {
+        row.doing(doing())?;
+    }
+    let found = answered.rows_affected().unwrap_or_default();
     if found != run.len() as u64 && !planted(Bug::SkipMissingRow) {
         return Err(Error::Strict {
             operation,

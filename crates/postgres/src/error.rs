@@ -134,6 +134,11 @@ impl Error {
         }
     }
 
+    /// Whether an earlier statement of the transaction failed: that one tells why.
+    pub fn is_aborted(&self) -> bool {
+        self.sqlstate() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
+    }
+
     /// Whether the rows themselves are at fault, not the connection or the server: a unique value taken, a
     /// value that the target's type refuses, a row that is not there. Then another try does not help, and the
     /// users concerned are set aside.

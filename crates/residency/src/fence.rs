@@ -53,8 +53,10 @@ pub async fn raise(
         patience.as_millis().max(1)
     );
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
-    // Sent together, taken in this order.
+    // Sent together. Each is prepared and then run; `biased` sends the second halves in this order too, so that the
+    // wait for the locks comes last and its time-out spoils no other.
     let (held, bounded, locked) = tokio::join!(
+        biased;
         office.hold(&tx),
         tx.batch_execute(&bound),
         lock_stripes(&tx, kind, &keys)

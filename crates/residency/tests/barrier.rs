@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use model::BatchId;
-use residency::{Error, barrier, fence};
-use support::{ATTEMPT, Shape, Site, number, pid, until};
+use residency::{Error, barrier};
+use support::{Shape, Site, number, pid, until};
 use testbed::Cluster;
 use tokio::io::AsyncWriteExt as _;
 use tokio_postgres::Client;
@@ -41,13 +40,6 @@ async fn enrol(
     meanwhile().await?;
     tx.commit().await?;
     Ok(id)
-}
-
-async fn raise(site: &Site, mover: &mut Client) -> Result<()> {
-    let office = site.office(mover).await?;
-    let (users, batch) = ([site.user(USER)], BatchId::from("m/1"));
-    fence::raise(mover, &office, site.kind(), &users, ATTEMPT, &batch, LONG).await?;
-    Ok(())
 }
 
 fn blockers(waited: residency::Result<()>) -> Result<Vec<String>> {
@@ -250,9 +242,19 @@ async fn autovacuum_is_left_out_by_name() -> Result<()> {
 
 #[cfg(feature = "planted-faults")]
 mod planted {
+    use model::BatchId;
     use model::fault::{Bug, plant};
+    use residency::fence;
 
+    use super::support::ATTEMPT;
     use super::*;
+
+    async fn raise(site: &Site, mover: &mut Client) -> Result<()> {
+        let office = site.office(mover).await?;
+        let (users, batch) = ([site.user(USER)], BatchId::from("m/1"));
+        fence::raise(mover, &office, site.kind(), &users, ATTEMPT, &batch, LONG).await?;
+        Ok(())
+    }
 
     /// The barrier with a bug.
     async fn wait_with(bug: Bug, mover: &Client, enrolment: i64) -> residency::Result<()> {

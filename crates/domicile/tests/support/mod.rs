@@ -198,6 +198,10 @@ impl World {
         let mut last = None;
         for time in 1..=times {
             let ran = self.apply(file).run().await?;
+            ensure!(
+                !ran.stdout.contains("verification:"),
+                "rows differed: {ran}"
+            );
             if ran.code == Some(code) {
                 return Ok((ran, time));
             }
