@@ -154,10 +154,7 @@ pub async fn run(
         (Ok(()), Ok(())) => Ok(()),
     };
     if let Err(error) = outcome {
-        if matches!(
-            error,
-            Error::WalCap { .. } | Error::Unfollowable { .. } | Error::Unguarded { .. }
-        ) {
+        if ends_the_attempts(&error) {
             give_up(&route, &offices, &mut desk, &stream).await?;
         }
         return Err(error);
@@ -192,6 +189,23 @@ async fn make_slot(session: &Session, source: &End, stream: &str) -> Result<slot
             .at(&source.site, "making the slot")?;
     }
     made.at(&source.site, "making the slot")
+}
+
+/// Whether nothing unfinished may be kept after `error`: a limit was reached, or changes may have been missed.
+fn ends_the_attempts(error: &Error) -> bool {
+    match error {
+        Error::WalCap { .. } | Error::Unfollowable { .. } | Error::Unguarded { .. } => true,
+        Error::Residency { source, .. } => {
+            matches!(source, residency::Error::BarrierTimeout { .. })
+        }
+        Error::Postgres { .. }
+        | Error::Connect { .. }
+        | Error::Port(_)
+        | Error::Behind { .. }
+        | Error::StreamGone
+        | Error::InDoubt { .. }
+        | Error::Contradiction { .. } => false,
+    }
 }
 
 /// A limit was reached: everything unfinished is given up, and no WAL is kept back any more.
