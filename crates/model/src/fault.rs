@@ -1,7 +1,7 @@
 //! Planted bugs and stopping points, for the tests that show that the checks catch them.
 //!
 //! Without the feature `planted-faults` everything here is constant and compiles to nothing. With it,
-//! a test plants one bug for its own thread ([`plant`]), or a child process is told by environment:
+//! a test plants one bug for its own thread (`plant`), or a child process is told by environment:
 //! `DOMICILE_BUG=name` plants a bug, `DOMICILE_STOP=point[:n]` ends the process with SIGKILL's effect
 //! (abort, no clean-up) the n-th time it passes `point`, and `DOMICILE_HOLD=point[:n]=FILE` creates FILE
 //! there and waits until somebody removes it.

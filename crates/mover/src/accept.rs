@@ -62,6 +62,7 @@ pub async fn accept(
     let tx = transaction(session, target, doing).await?;
     // Sent together; the server takes them in this order, so the records are locked before anything is read of them.
     let (office, records, standing, chunk, spoilt) = tokio::join!(
+            biased;
         offices.arrivals.hold(&tx),
         records::lock(&tx, target.kind(), &users),
         decisions::standing(&tx, &route.service, &offer.handoff.batch),
@@ -82,6 +83,7 @@ pub async fn accept(
     };
     if findings.complete && findings.against.is_empty() && standing.is_none() {
         let (mine, dangling, pinned) = tokio::join!(
+            biased;
             verify::digest(&tx, &target.schema, &users, key),
             foreign_keys::check(&tx, &target.schema, &users),
             census::pinned_elsewhere(&tx, &target.schema, &users, &target.site),
@@ -115,6 +117,7 @@ pub async fn accept(
                 "rows": offer.digest.rows(), "digest": stored,
             });
             let (written, outcome, entered) = tokio::join!(
+            biased;
                 records::write(&tx, target.kind(), &users, &next, None),
                 decisions::decide(
                     &tx,

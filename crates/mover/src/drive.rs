@@ -187,6 +187,9 @@ async fn make_slot(session: &Session, source: &End, stream: &str) -> Result<slot
         barrier::wait(session, 0, Duration::ZERO)
             .await
             .at(&source.site, "making the slot")?;
+        let blockers = vec!["a transaction in another database of the same server".to_owned()];
+        return Err(residency::Error::BarrierTimeout { blockers })
+            .at(&source.site, "making the slot");
     }
     made.at(&source.site, "making the slot")
 }

@@ -395,3 +395,6 @@ async fn statement(tx: &Transaction<'_>, table: &OwnedTable, run: &[&Change]) ->
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

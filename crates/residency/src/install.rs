@@ -222,8 +222,8 @@ async fn role(session: &Client, wanted: &Installation<'_>, done: &mut Vec<String
         .doing("looking for pg_read_all_stats")?
         .get(0);
     if !sees {
-        session
-            .batch_execute(&format!("GRANT pg_read_all_stats TO {quoted}"))
+        let grant = format!("GRANT pg_read_all_stats TO {quoted}");
+        grant_in_cluster(session, &grant)
             .await
             .doing("granting pg_read_all_stats")?;
     }
@@ -242,14 +242,28 @@ async fn role(session: &Client, wanted: &Installation<'_>, done: &mut Vec<String
             .doing("looking for SET ON PARAMETER session_replication_role")?
             .get::<_, bool>(0)
     {
-        session
-            .batch_execute(&format!(
-                "GRANT SET ON PARAMETER session_replication_role TO {quoted}"
-            ))
+        let grant = format!("GRANT SET ON PARAMETER session_replication_role TO {quoted}");
+        grant_in_cluster(session, &grant)
             .await
             .doing("granting SET ON PARAMETER session_replication_role")?;
     }
     Ok(())
+}
+
+/// Grants something that all databases of the cluster share. Two installations at the same time meet in its catalog,
+/// and PostgreSQL then fails one of them instead of letting it wait.
+async fn grant_in_cluster(session: &Client, grant: &str) -> Result<(), tokio_postgres::Error> {
+    for _ in 1..ATTEMPTS {
+        let met = [
+            Some(&SqlState::UNIQUE_VIOLATION),
+            Some(&SqlState::INTERNAL_ERROR),
+        ];
+        match session.batch_execute(grant).await {
+            Err(error) if met.contains(&error.code()) => tokio::task::yield_now().await,
+            other => return other,
+        }
+    }
+    session.batch_execute(grant).await
 }
 
 async fn tables(session: &mut Client, wanted: &Installation<'_>) -> Result<()> {

@@ -232,7 +232,8 @@ async fn autovacuum_is_left_out_by_name() -> Result<()> {
         .batch_execute("UPDATE litter SET t = t || 'y'")
         .await?;
     let held = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' \
-                AND datname = current_database() AND backend_xmin IS NOT NULL";
+                AND datname = current_database() AND backend_xmin IS NOT NULL \
+                AND query LIKE 'autovacuum: VACUUM%litter'";
     until(&watch, "autovacuum works here", held).await?;
     let enrolment = enrol(&site, &mut mover, async || Ok(())).await?;
     barrier::wait(&mover, enrolment, LONG).await?;

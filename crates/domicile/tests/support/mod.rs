@@ -211,7 +211,8 @@ impl World {
         anyhow::bail!("apply did not end with {code} in {times} runs; the last: {last}")
     }
 
-    fn mover_url(&self, site: usize) -> String {
+    /// The mover's URL.
+    pub fn mover_url(&self, site: usize) -> String {
         let role = format!("mover_{}", self.name);
         self.clusters.0[site].url(&role, &self.name)
     }

@@ -1,8 +1,9 @@
 //! The program as people run it: a child process, with what a test plants in its environment.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +12,21 @@ use tokio::process::{Child, Command};
 
 /// Longer than any command takes here: a program that hangs fails the test, and is ended.
 const LONGEST: Duration = Duration::from_secs(150);
+
+/// A link to the program as it was when the tests began: a build that runs beside them, perhaps with other
+/// features, puts another one in its place.
+fn linked() -> &'static Path {
+    static LINKED: OnceLock<PathBuf> = OnceLock::new();
+    LINKED.get_or_init(|| {
+        let name = concat!("domicile-", env!("CARGO_CRATE_NAME"));
+        let link = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        // The one of an earlier run, if there is one.
+        let _ = std::fs::remove_file(&link);
+        std::fs::hard_link(env!("CARGO_BIN_EXE_domicile"), &link)
+            .expect("the target directory takes links");
+        link
+    })
+}
 
 /// A command line.
 #[derive(Debug)]
@@ -34,15 +50,9 @@ pub struct Ran {
 // === impl Program ===
 
 impl Program {
-    /// `domicile ARGS`, run in `folder`. A link to the program stands there, so that a build that runs beside the
-    /// tests does not put another one in its place.
+    /// `domicile ARGS`, run in `folder`.
     pub fn new(folder: &Path, args: &[&str]) -> Program {
-        let built = env!("CARGO_BIN_EXE_domicile");
-        let linked = folder.join("domicile");
-        if !linked.exists() && std::fs::hard_link(built, &linked).is_err() {
-            std::fs::copy(built, &linked).expect("the program can be copied");
-        }
-        let mut command = Command::new(linked);
+        let mut command = Command::new(linked());
         command
             .current_dir(folder)
             .args(args)
