@@ -7,6 +7,7 @@
 
 pub mod accept;
 pub mod catch_up;
+mod copier;
 pub mod copying;
 pub mod drive;
 pub mod erase;
@@ -14,9 +15,11 @@ mod error;
 pub mod event;
 pub mod finish;
 pub mod hand_off;
+mod hand_over;
 pub mod ports;
 pub mod prepare;
 pub mod put_back;
+mod queue;
 pub mod recover;
 pub mod route;
 

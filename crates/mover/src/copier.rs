@@ -1,0 +1,208 @@
+//! Copies the wanted users, chunk by chunk, ahead of the hand-offs.
+
+use std::collections::VecDeque;
+
+use model::{MoveId, UserKey};
+use postgres::connect::Session;
+use postgres::{census, slot};
+use residency::journal;
+use tokio::sync::mpsc;
+
+use crate::catch_up::CatchUp;
+use crate::copying::{self, copy_chunk};
+use crate::drive::{Ready, Wanted};
+use crate::error::{At, Error, Result};
+use crate::event::{Event, Observer};
+use crate::prepare::{Chunk, Desk, prepare};
+use crate::put_back;
+use crate::queue::{grouped, halves};
+use crate::route::{Offices, Route};
+
+/// How many users are listed at once: bounds memory.
+const PAGE: u32 = 20_000;
+
+/// Copies, with sessions of its own.
+pub(crate) struct Copier<'a> {
+    pub(crate) route: &'a Route,
+    pub(crate) offices: &'a Offices,
+    pub(crate) catch_up: &'a CatchUp,
+    pub(crate) id: &'a MoveId,
+    pub(crate) slot: &'a str,
+    pub(crate) stream: &'a str,
+    pub(crate) observer: &'a dyn Observer,
+}
+
+// === impl Copier ===
+
+impl Copier<'_> {
+    pub(crate) async fn run(
+        &self,
+        wanted: &Wanted,
+        ready: mpsc::Sender<(Ready, postgres::copy::Copied)>,
+        aside: mpsc::UnboundedSender<(UserKey, String)>,
+    ) -> Result<()> {
+        let (source, target) = (&self.route.source, &self.route.target);
+        let mut desk = Desk {
+            source: source.session("copier").await?,
+            target: target.session("copier").await?,
+        };
+        let mut reading = source.session("copy").await?;
+        let mut writing = target.session("copy").await?;
+        let bounds = &self.route.bounds;
+        let mut pages = Pages::of(wanted);
+        while let Some(users) = pages.next(&mut desk.source, self.route).await? {
+            let mut groups: VecDeque<_> =
+                grouped(&users, bounds.chunk_users, bounds.chunk_rows).into();
+            while !groups.is_empty() {
+                check_wal(self.route, self.stream, &desk.source).await?;
+                let together: Vec<_> = groups
+                    .drain(..groups.len().min(bounds.chunks_together))
+                    .collect();
+                let (chunks, unfit) = prepare(
+                    self.route,
+                    self.offices,
+                    &mut desk,
+                    self.catch_up,
+                    (self.id, self.slot),
+                    together,
+                    self.observer,
+                )
+                .await?;
+                for refused in unfit {
+                    let _ = aside.send(refused);
+                }
+                for chunk in chunks {
+                    let outcome = copy_chunk(
+                        self.route,
+                        self.offices,
+                        (&mut reading, &mut writing),
+                        &chunk,
+                    )
+                    .await?;
+                    match outcome {
+                        copying::Outcome::Copied { snapshot, copied } => {
+                            self.copied(&desk, &chunk, snapshot, copied).await?;
+                            let next = Ready {
+                                id: self.id.clone(),
+                                attempt: chunk.attempt,
+                                users: chunk.users,
+                            };
+                            if ready.send((next, copied)).await.is_err() {
+                                return Ok(());
+                            }
+                        }
+                        copying::Outcome::Unfit(reason) => {
+                            // A failed COPY leaves its streams unread: begin afresh.
+                            reading = source.session("copy").await?;
+                            writing = target.session("copy").await?;
+                            self.give_up(&mut desk, &chunk).await?;
+                            match halves(chunk.users) {
+                                Ok(halves) => groups.extend(halves),
+                                Err(user) => {
+                                    let _ = aside.send((user, reason));
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn copied(
+        &self,
+        desk: &Desk,
+        chunk: &Chunk,
+        snapshot: postgres::snapshot::Snapshot,
+        copied: postgres::copy::Copied,
+    ) -> Result<()> {
+        self.catch_up.copied(chunk.attempt, snapshot).await?;
+        journal::count_copied(&*desk.source, self.id, copied.rows, copied.bytes)
+            .await
+            .at(&self.route.source.site, "counting copied rows")?;
+        self.observer.note(&Event::Copied {
+            users: chunk.users.len() as u64,
+            rows: copied.rows,
+            bytes: copied.bytes,
+        });
+        Ok(())
+    }
+
+    async fn give_up(&self, desk: &mut Desk, chunk: &Chunk) -> Result<()> {
+        // First: what is spooled once the spool was emptied would stay for ever.
+        self.catch_up.forget(chunk.attempt).await?;
+        put_back::cancel(self.route, self.offices, desk, chunk.attempt).await
+    }
+}
+
+/// Whether the source keeps back more WAL for us than it may.
+pub(crate) async fn check_wal(route: &Route, stream: &str, session: &Session) -> Result<()> {
+    let Some(cap) = route.bounds.wal_max else {
+        return Ok(());
+    };
+    let source = &route.source.site;
+    match slot::wal_bytes(session, stream)
+        .await
+        .at(source, "looking at the slot")?
+    {
+        Some(bytes) if bytes > cap => Err(Error::WalCap {
+            site: source.clone(),
+            bytes,
+            cap,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The wanted users, a page at a time.
+struct Pages<'a> {
+    wanted: &'a Wanted,
+    after: Option<UserKey>,
+    at: usize,
+}
+
+// === impl Pages ===
+
+impl<'a> Pages<'a> {
+    fn of(wanted: &'a Wanted) -> Self {
+        Self {
+            wanted,
+            after: None,
+            at: 0,
+        }
+    }
+
+    async fn next(
+        &mut self,
+        session: &mut Session,
+        route: &Route,
+    ) -> Result<Option<Vec<(UserKey, u64)>>> {
+        let (source, doing) = (&route.source, "listing the users to move");
+        let page = match self.wanted {
+            Wanted::Markets(markets) => census::users_page(
+                session,
+                &source.schema,
+                false,
+                markets,
+                self.after.as_ref(),
+                PAGE,
+            )
+            .await
+            .at(&source.site, doing)?,
+            // A part of which nobody lives here says nothing of the parts after it.
+            Wanted::Users(users) => loop {
+                let part = &users[self.at..users.len().min(self.at + PAGE as usize)];
+                self.at += part.len();
+                let page = census::users_listed(session, &source.schema, part)
+                    .await
+                    .at(&source.site, doing)?;
+                if !page.is_empty() || self.at == users.len() {
+                    break page;
+                }
+            },
+        };
+        self.after = page.last().map(|(user, _)| user.clone());
+        Ok((!page.is_empty()).then_some(page))
+    }
+}
