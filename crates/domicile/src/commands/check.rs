@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use model::{ServiceName, SiteName};
 use postgres::preflight::{self, Expectation, Side};
+use tokio_postgres::error::SqlState;
 
 use super::homes::{self, Home};
 use super::show;
@@ -149,16 +150,32 @@ async fn compare(
     let mut digests = Vec::new();
     for home in opened {
         let Ok(schema) = &home.schema else { continue };
+        let digest = match preflight::reference_digest(&home.session, schema).await {
+            Ok(digest) => digest,
+            // Before `install`, as a rule: the rest is still worth knowing.
+            Err(error) if error.source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                findings.push(Finding {
+                    level: Level::Blocker,
+                    site: Some(home.site.to_string()),
+                    what: format!(
+                        "{name}: the role may not read {}, so it was not compared",
+                        error.what
+                    ),
+                    mend: "run `domicile install`, which grants what is needed".into(),
+                });
+                continue;
+            }
+            Err(error) => {
+                return Err(error).or_fail(Exit::Unreached, || {
+                    format!("{name}: cannot read the reference tables at {}", home.site)
+                });
+            }
+        };
         sides.push(Side {
             site: &home.site,
             schema,
             catalog: &home.catalog,
         });
-        let digest = preflight::reference_digest(&home.session, schema)
-            .await
-            .or_fail(Exit::Unreached, || {
-                format!("{name}: cannot read the reference tables at {}", home.site)
-            })?;
         digests.push(digest);
     }
     let mut found = preflight::compare_ids(&sides, homes::ids(service));
