@@ -80,10 +80,18 @@ impl Story {
         Ok(())
     }
 
-    /// As the application, at the old home.
-    async fn write(&self, sql: &str) -> Result<()> {
-        self.world.application(0).await?.batch_execute(sql).await?;
-        Ok(())
+    /// As the application, at the old home. Returns a place in the log that stands before the commit, behind everything
+    /// that was written earlier.
+    async fn write(&self, sql: &str) -> Result<String> {
+        let mut client = self.world.application(0).await?;
+        let tx = client.transaction().await?;
+        tx.batch_execute(sql).await?;
+        let place = tx
+            .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+            .await?
+            .get(0);
+        tx.commit().await?;
+        Ok(place)
     }
 
     /// Behind everybody's back, at the new home: the mover's role is the one that the guard lets through.
@@ -146,20 +154,16 @@ async fn confirmation_before_the_apply_is_caught() -> Result<()> {
     for bug in [None, Some("ack-before-apply")] {
         let story = Story::new("ack", bug).await?;
         story.dies_at("after-drained").await?;
-        story.write(WRITE).await?;
+        let written = story.write(WRITE).await?;
         if bug.is_none() {
             story.dies_at("before-apply").await?;
         } else {
-            let flushed = story
-                .world
-                .value(0, "SELECT pg_current_wal_flush_lsn()")
-                .await?;
             let hold = story.world.path("hold");
             let at = format!("ack-before-apply={}", hold.display());
             let moving = story.program(&[("DOMICILE_HOLD", &at)]).start()?;
             wait_for_file(&hold, true).await?;
             let confirmed = format!(
-                "SELECT bool_or(confirmed_flush_lsn >= '{flushed}') FROM pg_replication_slots
+                "SELECT bool_or(confirmed_flush_lsn > '{written}') FROM pg_replication_slots
                  WHERE database = current_database()"
             );
             story.world.wait_for(0, &confirmed, "true").await?;

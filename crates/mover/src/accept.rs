@@ -61,15 +61,17 @@ pub async fn accept(
     let theirs = route.manifests.digest(&target.site, &users).await?;
     let tx = transaction(session, target, doing).await?;
     // Sent together; the server takes them in this order, so the records are locked before anything is read of them.
-    let (office, records, standing, chunk, spoilt) = tokio::join!(
+    let (office, prepared, records, standing, chunk, spoilt) = tokio::join!(
             biased;
         offices.arrivals.hold(&tx),
+        verify::prefer_indexes(&tx),
         records::lock(&tx, target.kind(), &users),
         decisions::standing(&tx, &route.service, &offer.handoff.batch),
         inbound::lock(&tx, source, offer.handoff.attempt),
         inbound::spoilt(&tx, source, offer.handoff.attempt),
     );
     office.at(&target.site, doing)?;
+    prepared.at(&target.site, doing)?;
     let records = records.at(&target.site, doing)?;
     let standing = standing.at(&target.site, doing)?;
     let chunk = chunk.at(&target.site, doing)?;

@@ -135,6 +135,7 @@ impl Hands<'_> {
                 Err(_) => None,
             }
         };
+        let drained_and_read = started.elapsed();
         let (decision, stored, rows) = match read {
             Some((digest, manifests)) => {
                 let rows = digest.rows();
@@ -160,6 +161,7 @@ impl Hands<'_> {
             }
         };
         let pause = started.elapsed();
+        tracing::debug!(%batch, fence = ?fenced.took, ?drained_and_read, ?pause, "handed off");
         let departure = Departure {
             batch: &batch,
             r#move: id,
@@ -291,6 +293,7 @@ async fn digest(
     let source = &route.source;
     let doing = "verifying a batch";
     let tx = transaction(session, source, doing).await?;
+    verify::prefer_indexes(&tx).await.at(&source.site, doing)?;
     let digest = verify::digest(&tx, &source.schema, users, key)
         .await
         .at(&source.site, doing)?;

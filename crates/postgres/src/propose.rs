@@ -280,8 +280,13 @@ impl Ways<'_> {
         }
         let list = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(", ");
         if !children.is_empty() {
+            let point = if children.len() == 1 {
+                "points"
+            } else {
+                "point"
+            };
             let why = format!(
-                "{} point at it, nothing leads from it to {}",
+                "{} {point} at it, nothing leads from it to {}",
                 list(children),
                 self.users
             );
