@@ -12,8 +12,8 @@ use residency::records::{self, Change};
 use residency::{decisions, entries, inbound};
 use serde_json::{Map, Value, json};
 
+use crate::desk::{commit, transaction};
 use crate::error::{At, Error, Result};
-use crate::prepare::{commit, transaction};
 use crate::route::{Offices, Route};
 
 /// What the source says of a batch.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use model::{MoveId, UserKey};
+use model::{Attempt, Market, MoveId, UserKey};
 use postgres::connect::Session;
 use postgres::{census, slot};
 use residency::journal;
@@ -10,13 +10,29 @@ use tokio::sync::mpsc;
 
 use crate::catch_up::CatchUp;
 use crate::copying::{self, copy_chunk};
-use crate::drive::{Ready, Wanted};
+use crate::desk::Desk;
 use crate::error::{At, Error, Result};
 use crate::event::{Event, Observer};
-use crate::prepare::{Chunk, Desk, prepare};
+use crate::prepare::{Chunk, prepare};
 use crate::put_back;
 use crate::queue::{grouped, halves};
 use crate::route::{Offices, Route};
+
+/// Who is to move.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// Everybody of these markets who lives at the source; the empty market stands for NULL.
+    Markets(Vec<Market>),
+    /// These users, as far as they live at the source.
+    Users(Vec<UserKey>),
+}
+
+/// A chunk that is copied and streams.
+pub(crate) struct Ready {
+    pub(crate) id: MoveId,
+    pub(crate) attempt: Attempt,
+    pub(crate) users: Vec<(UserKey, u64)>,
+}
 
 /// How many users are listed at once: bounds memory.
 const PAGE: u32 = 20_000;

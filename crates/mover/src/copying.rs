@@ -6,8 +6,9 @@ use postgres::snapshot::Snapshot;
 use postgres::{copy, delete, replica};
 use residency::{inbound, journal, records};
 
+use crate::desk::{commit, transaction};
 use crate::error::{At, Error, Result};
-use crate::prepare::{Chunk, commit, transaction};
+use crate::prepare::Chunk;
 use crate::route::{Offices, Route};
 
 /// What came of copying.

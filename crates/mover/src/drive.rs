@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Attempt, Market, MoveId, UserKey};
+use model::MoveId;
 use postgres::connect::Session;
 use postgres::digest::DigestKey;
 use postgres::{census, slot};
@@ -14,21 +14,14 @@ use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 
 use crate::catch_up::CatchUp;
-use crate::copier::Copier;
+pub use crate::copier::Wanted;
+use crate::copier::{Copier, Ready};
+use crate::desk::Desk;
 use crate::error::{At, Error, Result};
 use crate::event::{Event, Observer};
-use crate::prepare::{Aside, Desk};
+use crate::prepare::Aside;
 use crate::recover::{Survivor, recover};
 use crate::route::{End, Offices, Route};
-
-/// Who is to move.
-#[derive(Clone, Debug)]
-pub enum Wanted {
-    /// Everybody of these markets who lives at the source; the empty market stands for NULL.
-    Markets(Vec<Market>),
-    /// These users, as far as they live at the source.
-    Users(Vec<UserKey>),
-}
 
 /// What a move is expected to carry, for whoever watches.
 #[derive(Clone, Copy, Debug, Default)]
@@ -226,13 +219,6 @@ async fn run_key(source: &Session, site: &model::SiteName) -> Result<DigestKey> 
         .await
         .at(site, "reading the key of digests")?;
     Ok(DigestKey::new(key))
-}
-
-/// A chunk that is copied and streams.
-pub(crate) struct Ready {
-    pub(crate) id: MoveId,
-    pub(crate) attempt: Attempt,
-    pub(crate) users: Vec<(UserKey, u64)>,
 }
 
 pub(crate) struct Run<'a> {

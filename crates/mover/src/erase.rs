@@ -14,8 +14,8 @@ use residency::records::{self, Change};
 use residency::{decisions, entries};
 use serde_json::json;
 
+use crate::desk::{commit, transaction};
 use crate::error::{At, Result};
-use crate::prepare::{commit, transaction};
 use crate::route::End;
 
 /// What erasing one batch came to.

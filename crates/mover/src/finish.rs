@@ -3,8 +3,8 @@
 use model::Attempt;
 use residency::{inbound, journal};
 
+use crate::desk::Desk;
 use crate::error::{At, Result};
-use crate::prepare::Desk;
 use crate::put_back;
 use crate::route::{Offices, Route};
 

@@ -18,8 +18,9 @@ use serde_json::{Map, Value, json};
 
 use crate::accept::{self, Offer, in_doubt, make_durable};
 use crate::catch_up::CatchUp;
+use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Error, Result};
-use crate::prepare::{Desk, commit, guarded, transaction};
+use crate::prepare::guarded;
 use crate::put_back;
 use crate::route::{Offices, Route};
 

@@ -7,13 +7,14 @@ use postgres::connect::Session;
 use residency::journal;
 
 use crate::catch_up::{AGAIN_HANDS, AGAIN_LARGE};
-use crate::copier::check_wal;
-use crate::drive::{Ready, Run};
+use crate::copier::{Ready, check_wal};
+use crate::desk::Desk;
+use crate::drive::Run;
 use crate::error::{At, Error, Result};
 use crate::event::Event;
 use crate::finish::finish_chunk;
 use crate::hand_off::{Hands, Outcome};
-use crate::prepare::{Aside, Desk};
+use crate::prepare::Aside;
 use crate::put_back;
 use crate::queue::{Queue, Waiting, batches};
 

@@ -9,6 +9,7 @@ pub mod accept;
 pub mod catch_up;
 mod copier;
 pub mod copying;
+pub mod desk;
 pub mod drive;
 pub mod erase;
 mod error;

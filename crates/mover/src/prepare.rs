@@ -6,17 +6,17 @@ use handoff::record::Event;
 use model::fault::point;
 use model::{Attempt, MoveId, UserKey};
 use postgres::census;
-use postgres::connect::Session;
 use postgres::lsn::Lsn;
 use residency::journal::{self, ChunkRow};
 use residency::records::{self, Change};
 use residency::{barrier, guard, inbound, watch};
 
 use crate::catch_up::{CatchUp, Progress};
+use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Error, Result};
 use crate::event;
 use crate::put_back;
-use crate::route::{End, Offices, Route};
+use crate::route::{Offices, Route};
 
 /// Users copied together under one snapshot.
 #[derive(Clone, Debug)]
@@ -38,14 +38,6 @@ impl Chunk {
 
 /// Users who cannot take part, with the reason.
 pub type Aside = Vec<(UserKey, String)>;
-
-/// The sessions that transitions go through.
-pub struct Desk {
-    /// At the source.
-    pub source: Session,
-    /// At the target.
-    pub target: Session,
-}
 
 /// Begins and enrols each of `groups`, then waits once at the barrier for all of them.
 pub async fn prepare(
@@ -264,31 +256,6 @@ pub(crate) async fn guarded(route: &Route, desk: &Desk) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Begins a transaction at `end`.
-pub(crate) async fn transaction<'a>(
-    session: &'a mut Session,
-    end: &End,
-    doing: &'static str,
-) -> Result<tokio_postgres::Transaction<'a>> {
-    session
-        .transaction()
-        .await
-        .map_err(|e| postgres::Error::from_server(doing, e))
-        .at(&end.site, doing)
-}
-
-/// Commits it.
-pub(crate) async fn commit(
-    tx: tokio_postgres::Transaction<'_>,
-    end: &End,
-    doing: &'static str,
-) -> Result<()> {
-    tx.commit()
-        .await
-        .map_err(|e| postgres::Error::from_server(doing, e))
-        .at(&end.site, doing)
 }
 
 /// The error of a record that another process changed under us.

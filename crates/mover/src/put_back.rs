@@ -9,8 +9,8 @@ use postgres::{delete, replica};
 use residency::records::{self, Change};
 use residency::{inbound, journal};
 
+use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Result};
-use crate::prepare::{Desk, commit, transaction};
 use crate::route::{Offices, Route};
 
 /// How many users are cleaned up in one transaction: bounds its length.
