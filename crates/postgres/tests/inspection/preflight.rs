@@ -104,6 +104,8 @@ async fn whatever_was_taken_away_is_missed() -> Result<()> {
     let (_, home) = schema(&session, &chinook_declared()).await?;
     installed(&mut session, "beijing", "beijing", &home).await?;
     let breakage = r#"
+        -- As where no superuser installed: the guard can be taken off.
+        DROP EVENT TRIGGER domicile_keep_guard; DROP EVENT TRIGGER domicile_keep_guard_drop;
         ALTER ROLE domicile NOREPLICATION;
         REVOKE pg_read_all_stats FROM domicile;
         DO $$ BEGIN IF current_setting('server_version_num')::int >= 150000 THEN
