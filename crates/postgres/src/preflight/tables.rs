@@ -43,6 +43,21 @@ fn owned(expect: &Expectation<'_>, findings: &mut Findings<'_>) {
                 format!("ALTER TABLE {sql} REPLICA IDENTITY DEFAULT"),
             );
         }
+        for hop in owned.owner.hops.iter().filter(|hop| !hop.enforced) {
+            // A child whose parent is not there has no owner, so the guard cannot refuse it.
+            findings.blocker(
+                format!(
+                    "rows of {} lead to {} by no validated foreign key: without their parent nothing would \
+                     guard them",
+                    owned.name, hop.parent
+                ),
+                format!(
+                    "add a foreign key from ({}) to {}, or VALIDATE CONSTRAINT the one that stands",
+                    hop.columns.join(", "),
+                    hop.parent
+                ),
+            );
+        }
         let fires = |fires| matches!(fires, TriggerFires::Always | TriggerFires::Replica);
         for trigger in table.triggers.iter().filter(|trigger| fires(trigger.fires)) {
             if [TRIGGER, TRUNCATE_TRIGGER].contains(&trigger.name.as_str()) {
