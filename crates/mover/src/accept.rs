@@ -62,7 +62,7 @@ pub async fn accept(
     let tx = transaction(session, target, doing).await?;
     // Sent together; the server takes them in this order, so the records are locked before anything is read of them.
     let (office, prepared, records, standing, chunk, spoilt) = tokio::join!(
-            biased;
+        biased;
         offices.arrivals.hold(&tx),
         verify::prefer_indexes(&tx),
         records::lock(&tx, target.kind(), &users),
@@ -93,8 +93,7 @@ pub async fn accept(
         let mine = mine.at(&target.site, doing)?;
         let dangling = dangling.at(&target.site, doing)?;
         let pinned = pinned.at(&target.site, doing)?;
-        let reason = |(user, market, site)| (user, format!("market {market} is pinned to {site}"));
-        findings.against.extend(pinned.into_iter().map(reason));
+        findings.against.extend(pinned);
         let reason = |d: foreign_keys::Dangling| {
             (
                 d.user,
@@ -119,7 +118,7 @@ pub async fn accept(
                 "rows": offer.digest.rows(), "digest": stored,
             });
             let (written, outcome, entered) = tokio::join!(
-            biased;
+                biased;
                 records::write(&tx, target.kind(), &users, &next, None),
                 decisions::decide(
                     &tx,
@@ -137,12 +136,9 @@ pub async fn accept(
                 return Ok(standing);
             }
             point("before-accept");
-            let unconfirmed = {
-                commit(tx, target, doing).await?;
-                point("after-accept");
-                session.unconfirmed_commits()
-            };
-            make_durable(session, target, unconfirmed).await?;
+            commit(tx, target, doing).await?;
+            point("after-accept");
+            make_durable(session, target).await?;
             Ok(Decision::Accepted)
         }
         Judgement::Refuse(decision) => {
@@ -251,8 +247,7 @@ async fn refuse(
     point("before-refuse");
     commit(tx, target, doing).await?;
     point("after-refuse");
-    let unconfirmed = session.unconfirmed_commits();
-    make_durable(session, target, unconfirmed).await?;
+    make_durable(session, target).await?;
     Ok(word)
 }
 
@@ -281,11 +276,8 @@ pub async fn ask(
 
 /// A COMMIT whose wait for a standby was cancelled reports success with a warning: then another one is waited for,
 /// whose success says that the first is on the standbys too.
-pub(crate) async fn make_durable(
-    session: &Session,
-    end: &crate::route::End,
-    mut before: u64,
-) -> Result<()> {
+pub(crate) async fn make_durable(session: &Session, end: &crate::route::End) -> Result<()> {
+    let mut before = session.unconfirmed_commits();
     if before == 0 {
         return Ok(());
     }

@@ -22,6 +22,7 @@ use residency::records;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::desk::{commit, transaction};
 use crate::error::{At, Error, Result};
 use crate::route::{Offices, Route};
 
@@ -380,12 +381,7 @@ impl Follower {
         let route = Arc::clone(&self.route);
         let (source, target) = (&route.source.site, &route.target);
         let doing = "applying changes";
-        let mut tx = self
-            .session
-            .transaction()
-            .await
-            .map_err(postgres_error)
-            .at(&target.site, doing)?;
+        let mut tx = transaction(&mut self.session, target, doing).await?;
         self.offices
             .arrivals
             .hold(&tx)
@@ -429,10 +425,7 @@ impl Follower {
                 apply_changes(&mut tx, &route, work.attempt, changes).await?;
             }
         }
-        tx.commit()
-            .await
-            .map_err(postgres_error)
-            .at(&target.site, doing)?;
+        commit(tx, target, doing).await?;
         if planted(Bug::PositionApart) {
             point("position-apart");
             for work in &work {
@@ -458,12 +451,7 @@ impl Follower {
         let (source, target) = (&route.source.site, &route.target);
         let doing = "draining the spool";
         loop {
-            let mut tx = self
-                .session
-                .transaction()
-                .await
-                .map_err(postgres_error)
-                .at(&target.site, doing)?;
+            let mut tx = transaction(&mut self.session, target, doing).await?;
             self.offices
                 .arrivals
                 .hold(&tx)
@@ -488,10 +476,7 @@ impl Follower {
                     .at(&target.site, doing)?;
             }
             point("before-drained");
-            tx.commit()
-                .await
-                .map_err(postgres_error)
-                .at(&target.site, doing)?;
+            commit(tx, target, doing).await?;
             point("after-drained");
             if last {
                 break;

@@ -8,15 +8,15 @@ use postgres::{census, slot};
 use residency::journal;
 use tokio::sync::mpsc;
 
-use crate::catch_up::CatchUp;
 use crate::copying::{self, copy_chunk};
 use crate::desk::Desk;
+use crate::drive::Way;
 use crate::error::{At, Error, Result};
-use crate::event::{Event, Observer};
+use crate::event::Event;
 use crate::prepare::{Chunk, prepare};
 use crate::put_back;
 use crate::queue::{grouped, halves};
-use crate::route::{Offices, Route};
+use crate::route::Route;
 
 /// Who is to move.
 #[derive(Clone, Debug)]
@@ -39,13 +39,7 @@ const PAGE: u32 = 20_000;
 
 /// Copies, with sessions of its own.
 pub(crate) struct Copier<'a> {
-    pub(crate) route: &'a Route,
-    pub(crate) offices: &'a Offices,
-    pub(crate) catch_up: &'a CatchUp,
-    pub(crate) id: &'a MoveId,
-    pub(crate) slot: &'a str,
-    pub(crate) stream: &'a str,
-    pub(crate) observer: &'a dyn Observer,
+    pub(crate) way: Way<'a>,
 }
 
 // === impl Copier ===
@@ -54,34 +48,34 @@ impl Copier<'_> {
     pub(crate) async fn run(
         &self,
         wanted: &Wanted,
-        ready: mpsc::Sender<(Ready, postgres::copy::Copied)>,
+        ready: mpsc::Sender<Ready>,
         aside: mpsc::UnboundedSender<(UserKey, String)>,
     ) -> Result<()> {
-        let (source, target) = (&self.route.source, &self.route.target);
+        let (source, target) = (&self.way.route.source, &self.way.route.target);
         let mut desk = Desk {
             source: source.session("copier").await?,
             target: target.session("copier").await?,
         };
         let mut reading = source.session("copy").await?;
         let mut writing = target.session("copy").await?;
-        let bounds = &self.route.bounds;
+        let bounds = &self.way.route.bounds;
         let mut pages = Pages::of(wanted);
-        while let Some(users) = pages.next(&mut desk.source, self.route).await? {
+        while let Some(users) = pages.next(&mut desk.source, self.way.route).await? {
             let mut groups: VecDeque<_> =
                 grouped(&users, bounds.chunk_users, bounds.chunk_rows).into();
             while !groups.is_empty() {
-                check_wal(self.route, self.stream, &desk.source).await?;
+                check_wal(self.way.route, self.way.stream, &desk.source).await?;
                 let together: Vec<_> = groups
                     .drain(..groups.len().min(bounds.chunks_together))
                     .collect();
                 let (chunks, unfit) = prepare(
-                    self.route,
-                    self.offices,
+                    self.way.route,
+                    self.way.offices,
                     &mut desk,
-                    self.catch_up,
-                    (self.id, self.slot),
+                    self.way.catch_up,
+                    (self.way.id, self.way.slot),
                     together,
-                    self.observer,
+                    self.way.observer,
                 )
                 .await?;
                 for refused in unfit {
@@ -89,8 +83,8 @@ impl Copier<'_> {
                 }
                 for chunk in chunks {
                     let outcome = copy_chunk(
-                        self.route,
-                        self.offices,
+                        self.way.route,
+                        self.way.offices,
                         (&mut reading, &mut writing),
                         &chunk,
                     )
@@ -99,11 +93,11 @@ impl Copier<'_> {
                         copying::Outcome::Copied { snapshot, copied } => {
                             self.copied(&desk, &chunk, snapshot, copied).await?;
                             let next = Ready {
-                                id: self.id.clone(),
+                                id: self.way.id.clone(),
                                 attempt: chunk.attempt,
                                 users: chunk.users,
                             };
-                            if ready.send((next, copied)).await.is_err() {
+                            if ready.send(next).await.is_err() {
                                 return Ok(());
                             }
                         }
@@ -133,11 +127,11 @@ impl Copier<'_> {
         snapshot: postgres::snapshot::Snapshot,
         copied: postgres::copy::Copied,
     ) -> Result<()> {
-        self.catch_up.copied(chunk.attempt, snapshot).await?;
-        journal::count_copied(&*desk.source, self.id, copied.rows, copied.bytes)
+        self.way.catch_up.copied(chunk.attempt, snapshot).await?;
+        journal::count_copied(&*desk.source, self.way.id, copied.rows, copied.bytes)
             .await
-            .at(&self.route.source.site, "counting copied rows")?;
-        self.observer.note(&Event::Copied {
+            .at(&self.way.route.source.site, "counting copied rows")?;
+        self.way.observer.note(&Event::Copied {
             users: chunk.users.len() as u64,
             rows: copied.rows,
             bytes: copied.bytes,
@@ -147,8 +141,8 @@ impl Copier<'_> {
 
     async fn give_up(&self, desk: &mut Desk, chunk: &Chunk) -> Result<()> {
         // First: what is spooled once the spool was emptied would stay for ever.
-        self.catch_up.forget(chunk.attempt).await?;
-        put_back::cancel(self.route, self.offices, desk, chunk.attempt).await
+        self.way.catch_up.forget(chunk.attempt).await?;
+        put_back::cancel(self.way.route, self.way.offices, desk, chunk.attempt).await
     }
 }
 

@@ -34,21 +34,16 @@ pub struct Expected {
     pub bytes: u64,
 }
 
-/// What a move did in this run.
+/// What a move did in this run. Who was set aside and why, how much was copied and how long users were paused is told
+/// to the [`Observer`] as it happens, and kept nowhere here: memory must not grow with the users.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The move.
     pub r#move: MoveId,
     /// Users who changed home.
     pub moved: u64,
-    /// Users who stay, with the reasons.
-    pub set_aside: Aside,
-    /// Rows copied.
-    pub rows: u64,
-    /// Bytes copied.
-    pub bytes: u64,
-    /// The pause of each user who changed home.
-    pub pauses: Vec<Duration>,
+    /// Users who stay.
+    pub set_aside: u64,
     /// Users whom verification kept from moving.
     pub mismatches: u64,
 }
@@ -60,7 +55,8 @@ const ROUNDS: usize = 3;
 ///
 /// # Errors
 /// Everything durable stays consistent whatever the error; the next run goes on. At [`Error::WalCap`],
-/// [`Error::Unfollowable`] and [`Error::Unguarded`] unfinished chunks are given up and the slot is dropped first.
+/// [`Error::Unfollowable`], [`Error::Unguarded`] and a timed-out barrier unfinished chunks are given up and the slot is
+/// dropped first.
 pub async fn run(
     route: Arc<Route>,
     purpose: Purpose,
@@ -107,21 +103,20 @@ pub async fn run(
         .collect();
     let catch_up = CatchUp::start(Arc::clone(&route), offices.clone(), &stream, followed).await?;
     let mut run = Run {
-        route: &route,
-        offices: &offices,
-        catch_up: &catch_up,
-        id: &row.id,
-        slot: &slot.identity,
-        stream: &stream,
-        observer,
+        way: Way {
+            route: &route,
+            offices: &offices,
+            catch_up: &catch_up,
+            id: &row.id,
+            slot: &slot.identity,
+            stream: &stream,
+            observer,
+        },
         key,
         report: Report {
             r#move: row.id.clone(),
             moved: 0,
-            set_aside: Vec::new(),
-            rows: 0,
-            bytes: 0,
-            pauses: Vec::new(),
+            set_aside: 0,
             mismatches: 0,
         },
     };
@@ -144,18 +139,11 @@ pub async fn run(
     journal::end_move(&*desk.source, &row.id, "done")
         .await
         .at(&source.site, "ending the move")?;
-    if !journal::any_open_chunk(&*desk.source)
-        .await
-        .at(&source.site, "ending the move")?
-    {
-        slot::drop(&desk.source, &stream)
-            .await
-            .at(&source.site, "dropping the slot")?;
-    }
+    drop_idle_slot(source, &desk.source, &stream).await?;
     observer.note(&Event::Finished {
         r#move: row.id.clone(),
         moved: report.moved,
-        set_aside: report.set_aside.len() as u64,
+        set_aside: report.set_aside,
     });
     Ok(report)
 }
@@ -195,20 +183,23 @@ fn ends_the_attempts(error: &Error) -> bool {
 
 /// A limit was reached: everything unfinished is given up, and no WAL is kept back any more.
 async fn give_up(route: &Route, offices: &Offices, desk: &mut Desk, stream: &str) -> Result<()> {
-    let source = &route.source.site;
     let nothing = slot::Slot {
         name: stream.to_owned(),
         identity: String::new(),
         fresh: false,
     };
     recover(route, offices, desk, &nothing).await?;
-    if !journal::any_open_chunk(&*desk.source)
+    drop_idle_slot(&route.source, &desk.source, stream).await
+}
+
+/// Drops the slot, unless an unfinished chunk needs it.
+async fn drop_idle_slot(source: &End, session: &Session, stream: &str) -> Result<()> {
+    let doing = "dropping the slot";
+    if !journal::any_open_chunk(&**session)
         .await
-        .at(source, "giving the move up")?
+        .at(&source.site, doing)?
     {
-        slot::drop(&desk.source, stream)
-            .await
-            .at(source, "dropping the slot")?;
+        slot::drop(session, stream).await.at(&source.site, doing)?;
     }
     Ok(())
 }
@@ -221,7 +212,9 @@ async fn run_key(source: &Session, site: &model::SiteName) -> Result<DigestKey> 
     Ok(DigestKey::new(key))
 }
 
-pub(crate) struct Run<'a> {
+/// What the two halves of a move share, the copying and the handing over.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
     pub(crate) route: &'a Route,
     pub(crate) offices: &'a Offices,
     pub(crate) catch_up: &'a CatchUp,
@@ -229,6 +222,10 @@ pub(crate) struct Run<'a> {
     pub(crate) slot: &'a str,
     pub(crate) stream: &'a str,
     pub(crate) observer: &'a dyn Observer,
+}
+
+pub(crate) struct Run<'a> {
+    pub(crate) way: Way<'a>,
     pub(crate) key: DigestKey,
     pub(crate) report: Report,
 }
@@ -243,7 +240,7 @@ impl Run<'_> {
         wanted: Wanted,
     ) -> Result<()> {
         let mut again = Vec::new();
-        let mut reader = self.route.source.session("verify").await?;
+        let mut reader = self.way.route.source.session("verify").await?;
         for survivor in survivors {
             let ready = self.revive(desk, survivor).await?;
             again.extend(self.hand_over(desk, &mut reader, ready).await?);
@@ -275,23 +272,11 @@ impl Run<'_> {
         // One group ahead: the copy of the next goes on while this one is handed off.
         let (send, mut ready) = mpsc::channel(1);
         let (aside, mut refused) = mpsc::unbounded_channel();
-        let copier = Copier {
-            route: self.route,
-            offices: self.offices,
-            catch_up: self.catch_up,
-            id: self.id,
-            slot: self.slot,
-            stream: self.stream,
-            observer: self.observer,
-        };
+        let copier = Copier { way: self.way };
         let copying = copier.run(wanted, send, aside);
         let handing = async {
             let mut again = Vec::new();
-            while let Some((chunk, copied)) = ready.recv().await {
-                let chunk: Ready = chunk;
-                let copied: postgres::copy::Copied = copied;
-                self.report.rows += copied.rows;
-                self.report.bytes += copied.bytes;
+            while let Some(chunk) = ready.recv().await {
                 again.extend(self.hand_over(desk, reader, chunk).await?);
             }
             Ok::<_, Error>(again)
@@ -305,9 +290,10 @@ impl Run<'_> {
 
     /// Goes on with a chunk of an earlier run.
     async fn revive(&mut self, desk: &mut Desk, survivor: Survivor) -> Result<Ready> {
-        let (source, target) = (&self.route.source, &self.route.target);
+        let (source, target) = (&self.way.route.source, &self.way.route.target);
         if survivor.progress().snapshot.is_none() {
-            self.catch_up
+            self.way
+                .catch_up
                 .copied(survivor.attempt, survivor.snapshot.clone())
                 .await?;
         }

@@ -91,11 +91,3 @@ pub trait Observer: Send + Sync {
     /// Takes note of `event`.
     fn note(&self, event: &Event);
 }
-
-/// Watches nothing.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Unwatched;
-
-impl Observer for Unwatched {
-    fn note(&self, _: &Event) {}
-}

@@ -280,8 +280,7 @@ async fn offer(
     point("before-offer");
     commit(tx, source, doing).await?;
     point("after-offer");
-    let unconfirmed = session.unconfirmed_commits();
-    make_durable(session, source, unconfirmed).await
+    make_durable(session, source).await
 }
 
 /// The second read at the source, after the fence.

@@ -30,7 +30,7 @@ impl Run<'_> {
         chunk: Ready,
     ) -> Result<Aside> {
         let mut again = Vec::new();
-        let mut queue = Queue::of(batches(&chunk.users, self.route));
+        let mut queue = Queue::of(batches(&chunk.users, self.way.route));
         let mut behind_since = None;
         while let Some(Waiting { users, tries }) = queue.next().await {
             let batch = self.without_spoilt(desk, &chunk, users, &mut again).await?;
@@ -38,11 +38,11 @@ impl Run<'_> {
                 continue;
             }
             let mut hands = Hands {
-                route: self.route,
-                offices: self.offices,
+                route: self.way.route,
+                offices: self.way.offices,
                 desk,
                 reader,
-                catch_up: self.catch_up,
+                catch_up: self.way.catch_up,
                 key: &self.key,
             };
             let outcome = hands.hand_off(&chunk.id, chunk.attempt, &batch).await?;
@@ -57,11 +57,8 @@ impl Run<'_> {
                     fence,
                 } => {
                     self.report.moved += batch.len() as u64;
-                    self.report
-                        .pauses
-                        .extend(std::iter::repeat_n(pause, batch.len()));
                     let users = batch.len() as u64;
-                    self.observer.note(&Event::HandedOff {
+                    self.way.observer.note(&Event::HandedOff {
                         batch: id,
                         users,
                         rows,
@@ -75,7 +72,7 @@ impl Run<'_> {
                         .filter(|user| !named.iter().any(|(n, _)| n == user))
                         .collect();
                     let reason = named.first().map_or(STREAM_LATE, |(_, reason)| reason);
-                    self.observer.note(&Event::Retried {
+                    self.way.observer.note(&Event::Retried {
                         batch: id,
                         reason: reason.to_owned(),
                     });
@@ -99,10 +96,10 @@ impl Run<'_> {
                 Outcome::Behind => {
                     // No user's fault: everybody waits, within a bound.
                     let since = *behind_since.get_or_insert_with(Instant::now);
-                    let patience = self.route.bounds.behind_patience;
+                    let patience = self.way.route.bounds.behind_patience;
                     if since.elapsed() > patience {
                         return Err(Error::Behind {
-                            site: self.route.source.site.clone(),
+                            site: self.way.route.source.site.clone(),
                             seconds: patience.as_secs(),
                         });
                     }
@@ -113,8 +110,8 @@ impl Run<'_> {
                         batch.into_iter().filter(|other| *other != user).collect();
                     queue.at_once(rest);
                     put_back::take_out(
-                        self.route,
-                        self.offices,
+                        self.way.route,
+                        self.way.offices,
                         desk,
                         std::slice::from_ref(&user),
                         chunk.attempt,
@@ -125,8 +122,8 @@ impl Run<'_> {
             }
             self.check_wal(desk).await?;
         }
-        self.catch_up.forget(chunk.attempt).await?;
-        finish_chunk(self.route, self.offices, desk, chunk.attempt).await?;
+        self.way.catch_up.forget(chunk.attempt).await?;
+        finish_chunk(self.way.route, self.way.offices, desk, chunk.attempt).await?;
         Ok(again)
     }
 
@@ -138,7 +135,7 @@ impl Run<'_> {
         batch: Vec<UserKey>,
         again: &mut Aside,
     ) -> Result<Vec<UserKey>> {
-        let (source, target) = (&self.route.source.site, &self.route.target.site);
+        let (source, target) = (&self.way.route.source.site, &self.way.route.target.site);
         let spoilt = residency::inbound::spoilt(&*desk.target, source, chunk.attempt)
             .await
             .at(target, "reading changes that could not be applied")?;
@@ -150,7 +147,7 @@ impl Run<'_> {
             return Ok(batch);
         }
         let out: Vec<UserKey> = spoilt.iter().map(|(user, _)| user.clone()).collect();
-        put_back::take_out(self.route, self.offices, desk, &out, chunk.attempt).await?;
+        put_back::take_out(self.way.route, self.way.offices, desk, &out, chunk.attempt).await?;
         for (user, reason) in spoilt {
             self.aside_or_again(desk, user, reason, again).await?;
         }
@@ -171,14 +168,21 @@ impl Run<'_> {
         reason: &'static str,
         queue: &mut Queue,
     ) -> Result<()> {
-        if tries < self.route.bounds.fence_attempts {
+        if tries < self.way.route.bounds.fence_attempts {
             queue.later(batch, tries);
         } else if batch.len() > 1 {
             for user in batch.into_iter().rev() {
                 queue.at_once(vec![user]);
             }
         } else {
-            put_back::take_out(self.route, self.offices, desk, &batch, chunk.attempt).await?;
+            put_back::take_out(
+                self.way.route,
+                self.way.offices,
+                desk,
+                &batch,
+                chunk.attempt,
+            )
+            .await?;
             for user in batch {
                 self.set_aside(&desk.source, user, reason.to_owned())
                     .await?;
@@ -207,19 +211,16 @@ impl Run<'_> {
         user: UserKey,
         reason: String,
     ) -> Result<()> {
-        let source = &self.route.source;
-        journal::set_aside(&**session, source.kind(), self.id, &user, &reason)
+        let source = &self.way.route.source;
+        journal::set_aside(&**session, source.kind(), self.way.id, &user, &reason)
             .await
             .at(&source.site, "setting a user aside")?;
-        self.observer.note(&Event::SetAside {
-            user: user.clone(),
-            reason: reason.clone(),
-        });
-        self.report.set_aside.push((user, reason));
+        self.way.observer.note(&Event::SetAside { user, reason });
+        self.report.set_aside += 1;
         Ok(())
     }
 
     async fn check_wal(&self, desk: &Desk) -> Result<()> {
-        check_wal(self.route, self.stream, &desk.source).await
+        check_wal(self.way.route, self.way.stream, &desk.source).await
     }
 }

@@ -125,10 +125,8 @@ async fn without_pinned(
     let pinned = census::pinned_elsewhere(&*desk.source, &source.schema, &keys, &route.target.site)
         .await
         .at(&source.site, "reading the policy")?;
-    for (user, market, site) in pinned {
-        users.retain(|(other, _)| *other != user);
-        aside.push((user, format!("market {market} is pinned to {site}")));
-    }
+    users.retain(|(user, _)| !pinned.iter().any(|(pinned, _)| pinned == user));
+    aside.extend(pinned);
     Ok(users)
 }
 

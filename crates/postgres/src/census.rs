@@ -93,20 +93,17 @@ pub async fn users_page(
             &schema.users.name,
         )
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| (UserKey::new(row.get::<_, String>(0)), count(row.get(1))))
-        .collect())
+    Ok(rows.iter().map(counted_user).collect())
 }
 
-/// Those of `keys` whose market is pinned to another site than `site`, with that market and its site, by the
-/// policy that was installed here. Reads what is locked or written in `client`'s transaction, if it has one.
+/// Those of `keys` whose market is pinned to another site than `site` by the policy that was installed here, each with
+/// that reason in words. Reads what is locked or written in `client`'s transaction, if it has one.
 pub async fn pinned_elsewhere(
     client: &impl GenericClient,
     schema: &HomeSchema,
     keys: &[UserKey],
     site: &SiteName,
-) -> Result<Vec<(UserKey, Market, SiteName)>, ReadError> {
+) -> Result<Vec<(UserKey, String)>, ReadError> {
     let Some(market) = &schema.users.market else {
         return Ok(Vec::new());
     };
@@ -125,12 +122,9 @@ pub async fn pinned_elsewhere(
         .await
         .map_err(ReadError::of("the users' markets"))?;
     let read = |row: &tokio_postgres::Row| {
-        let market = Market::new(row.get::<_, String>(1));
-        (
-            UserKey::new(row.get::<_, String>(0)),
-            market,
-            SiteName::new(row.get::<_, String>(2)),
-        )
+        let (market, site): (&str, &str) = (row.get(1), row.get(2));
+        let reason = format!("market {market} is pinned to {site}");
+        (UserKey::new(row.get::<_, String>(0)), reason)
     };
     Ok(rows.iter().map(read).collect())
 }
@@ -143,11 +137,7 @@ pub async fn users_listed(
     keys: &[UserKey],
 ) -> Result<Vec<(UserKey, u64)>, ReadError> {
     let kind = schema.users.kind;
-    let keys: Vec<&str> = keys
-        .iter()
-        .map(UserKey::as_str)
-        .filter(|key| kind.accepts(key))
-        .collect();
+    let keys = acceptable(kind, keys);
     let question = Question::begin(client, schema, false).await?;
     let page = format!(
         "SELECT u.key FROM {users} AS u{record} WHERE u.key = ANY($1::text[]::{key}[]) AND {lives}",
@@ -159,10 +149,7 @@ pub async fn users_listed(
     let rows = question
         .ask(&question.counted(&page), &[&keys], &schema.users.name)
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| (UserKey::new(row.get::<_, String>(0)), count(row.get(1))))
-        .collect())
+    Ok(rows.iter().map(counted_user).collect())
 }
 
 /// Those of `keys` that stand in the user table. Keys of another form than the service's are not found.
@@ -173,11 +160,7 @@ pub async fn users_exist(
     keys: &[UserKey],
 ) -> Result<BTreeMap<UserKey, Presence>, ReadError> {
     let kind = schema.users.kind;
-    let keys: Vec<&str> = keys
-        .iter()
-        .map(UserKey::as_str)
-        .filter(|key| kind.accepts(key))
-        .collect();
+    let keys = acceptable(kind, keys);
     let question = Question::begin(client, schema, origin).await?;
     // The key as it was asked for: a uuid has several spellings.
     let sql = format!(
@@ -219,6 +202,17 @@ pub async fn orphan_rows(
     }
     found.retain(|_, rows| *rows > 0);
     Ok(found)
+}
+
+/// Those keys that can be keys of users at all.
+fn acceptable(kind: KeyKind, keys: &[UserKey]) -> Vec<&str> {
+    let keys = keys.iter().map(UserKey::as_str);
+    keys.filter(|key| kind.accepts(key)).collect()
+}
+
+/// A row of [`Question::counted`].
+fn counted_user(row: &tokio_postgres::Row) -> (UserKey, u64) {
+    (UserKey::new(row.get::<_, String>(0)), count(row.get(1)))
 }
 
 /// One look at a database: a snapshot, and whether there are records in it.

@@ -24,12 +24,10 @@ mod spool_format;
 pub use assembler::{AssembleError, Assembler, Event};
 pub use spool_format::{SpoolFormatError, read_changes, write_changes};
 
-/// Prefix of the guard's messages about rows.
-pub const ROW_PREFIX: &str = "domicile.row";
-/// Prefix of the fence's message; its content is the batch.
-pub const FENCE_PREFIX: &str = "domicile.fence";
-/// Prefix of messages that only keep the stream going.
-pub const BEAT_PREFIX: &str = "domicile.beat";
+// One name each, from where the message is written.
+pub use residency::fence::MESSAGE as FENCE_PREFIX;
+pub use residency::guard::ROW_MESSAGE as ROW_PREFIX;
+pub use residency::journal::BEAT as BEAT_PREFIX;
 
 /// A user and the copying attempt under which he was enrolled when the row changed.
 pub type Enrolled = (String, i64);

@@ -410,13 +410,16 @@ pub async fn current_xid(tx: &impl GenericClient) -> Result<i64> {
     Ok(row.get(0))
 }
 
+/// The prefix of messages that only mark a place in the change stream.
+pub const BEAT: &str = "domicile.beat";
+
 /// Writes a mark into the change stream and says where: once the stream has passed it, everything committed before
 /// this call has been read.
 pub async fn beat(session: &impl GenericClient) -> Result<u64> {
     let row = session
         .query_one(
-            "SELECT (pg_logical_emit_message(true, 'domicile.beat', '') - '0/0'::pg_lsn)::bigint",
-            &[],
+            "SELECT (pg_logical_emit_message(true, $1, '') - '0/0'::pg_lsn)::bigint",
+            &[&BEAT],
         )
         .await
         .doing("marking the change stream")?;
