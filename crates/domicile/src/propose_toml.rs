@@ -1,5 +1,7 @@
 //! What `init` prints: a configuration as text, with comments for whoever has to decide.
 
+use model::ownership::{Case, Ownership};
+
 use crate::config::{Ids, Secret};
 
 /// The name of a table as proposed, and whose its rows are.
@@ -7,8 +9,8 @@ use crate::config::{Ids, Secret};
 pub struct ProposedTable {
     /// The table, as the configuration writes it.
     pub table: String,
-    /// The classification in its text form; `"?"` where somebody has to decide.
-    pub ownership: String,
+    /// The classification; undecided where somebody has to decide.
+    pub ownership: Ownership,
     /// Why, where that is worth a comment.
     pub why: Option<String>,
 }
@@ -95,8 +97,9 @@ fn service(proposal: &Proposal, out: &mut Lines) {
 
 fn tables(proposal: &Proposal, out: &mut Lines) {
     out.line("# Whose the rows of each table are: \"column\" (it holds the user's key), \"column -> table\" (owned by the");
-    out.line("# row that it points at), \"reference\" (the same at all sites, not moved), \"ignore\" (neither moved nor");
-    out.line("# guarded). \"?\" stops `apply`.");
+    out.line("# row that it points at), \"<- table.column\" (owned by the row that points at it), a list of the first two (the");
+    out.line("# first that is not null decides), { when = \"kind = 'order'\", owner = … } or a list of these, \"reference\" (the");
+    out.line("# same at all sites, not moved), \"ignore\" (neither moved nor guarded). \"?\" stops `apply`.");
     out.line(format!("[service.{}.tables]", proposal.service));
     for proposed in &proposal.tables {
         for why in proposed.why.iter().flat_map(|why| why.lines()) {
@@ -105,10 +108,34 @@ fn tables(proposal: &Proposal, out: &mut Lines) {
         out.line(format!(
             "{} = {}",
             key(&proposed.table),
-            quoted(&proposed.ownership)
+            written(&proposed.ownership)
         ));
     }
     out.line("");
+}
+
+/// A classification as the configuration has it.
+fn written(ownership: &Ownership) -> String {
+    let case = |case: &Case| {
+        let when: Vec<String> = case.when.iter().map(ToString::to_string).collect();
+        format!(
+            "{{ when = {}, owner = {} }}",
+            quoted(&when.join(" AND ")),
+            quoted(&case.owner.to_string())
+        )
+    };
+    let list = |members: Vec<String>| format!("[{}]", members.join(", "));
+    match ownership {
+        Ownership::First(ways) => list(ways.iter().map(written).collect()),
+        Ownership::Cases(cases) => list(cases.iter().map(case).collect()),
+        Ownership::ReferenceCopied => "{ reference = \"copy\" }".to_owned(),
+        Ownership::Column(_)
+        | Ownership::Path { .. }
+        | Ownership::Against { .. }
+        | Ownership::Reference
+        | Ownership::Ignore
+        | Ownership::Undecided => quoted(&ownership.to_string()),
+    }
 }
 
 fn policy(proposal: &Proposal, out: &mut Lines) {
@@ -187,15 +214,13 @@ impl Lines {
 mod tests {
     use std::path::Path;
 
-    use model::ownership::Ownership;
-
     use super::*;
     use crate::config::{Config, UrlFrom};
 
     fn proposal() -> Proposal {
         let table = |table: &str, ownership: &str, why: Option<&str>| ProposedTable {
             table: table.into(),
-            ownership: ownership.into(),
+            ownership: Ownership::parse(ownership).expect("a form"),
             why: why.map(Into::into),
         };
         Proposal {

@@ -9,5 +9,6 @@ pub mod ownership;
 pub mod plan;
 pub mod policy;
 pub mod table;
+pub mod way;
 
 pub use ids::{Attempt, BatchId, Epoch, KeyKind, Market, MoveId, ServiceName, SiteName, UserKey};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::KeyKind;
+pub use crate::way::{Condition, Hop, Test, Way};
 
 /// A table's name with its schema.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -79,55 +80,6 @@ pub struct Column {
     pub portable_binary: bool,
 }
 
-/// A step of an ownership path: the row of `parent` whose `parent_columns` equal the child's `columns`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hop {
-    /// The child's columns.
-    pub columns: Vec<String>,
-    /// The table that they point at.
-    pub parent: TableName,
-    /// The parent's object id.
-    pub parent_oid: u32,
-    /// The parent's columns, a key of it.
-    pub parent_columns: Vec<String>,
-    /// Whether a validated foreign key enforces this step.
-    pub enforced: bool,
-}
-
-/// How a row of an owned table leads to its user: along `hops`, then `column` of the last table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnerPath {
-    /// The steps; empty where the table itself has the column.
-    pub hops: Vec<Hop>,
-    /// The column that holds the user's key.
-    pub column: String,
-}
-
-impl OwnerPath {
-    /// ` JOIN parent AS p1 ON ... JOIN ... AS p2 ON ...` for a row aliased `row`; empty without hops.
-    pub fn joins(&self, row: &str) -> String {
-        let mut sql = String::new();
-        let mut child = row.to_owned();
-        for (n, hop) in self.hops.iter().enumerate() {
-            let alias = format!("p{}", n + 1);
-            sql.push_str(&format!(" JOIN {} AS {alias} ON ", hop.parent.sql()));
-            sql.push_str(&equal(&alias, &hop.parent_columns, &child, &hop.columns));
-            child = alias;
-        }
-        sql
-    }
-
-    /// The expression that gives the owner in a query with [`joins`](Self::joins).
-    pub fn owner(&self, row: &str) -> String {
-        let last = if self.hops.is_empty() {
-            row.to_owned()
-        } else {
-            format!("p{}", self.hops.len())
-        };
-        format!("{last}.{}", quote(&self.column))
-    }
-}
-
 /// `a.x = b.y AND ...` over two lists of columns.
 pub fn equal(left: &str, left_columns: &[String], right: &str, right_columns: &[String]) -> String {
     let pairs = left_columns.iter().zip(right_columns);
@@ -142,12 +94,17 @@ pub struct OwnedTable {
     pub name: TableName,
     /// Its object id at the site that was read; differs between sites.
     pub oid: u32,
+    /// Its partitions that hold rows, with their object ids at the site that was read; empty where it is not partitioned.
+    pub leaves: Vec<(TableName, u32)>,
     /// Its columns in their order.
     pub columns: Vec<Column>,
     /// The columns of its replica identity: the primary key as a rule. Never empty.
     pub key: Vec<String>,
-    /// The way to the owner.
-    pub owner: OwnerPath,
+    /// The index that must be made the replica identity before updates and deletes show in the log; `None` where
+    /// nothing is wanting.
+    pub identity_wanted: Option<String>,
+    /// The ways to the owner: of one row at most one applies. Never empty.
+    pub ways: Vec<Way>,
 }
 
 impl OwnedTable {
@@ -169,9 +126,17 @@ impl OwnedTable {
         self.copied().all(|column| column.portable_binary)
     }
 
-    /// ` FROM table AS t JOIN ...`: the rows with their way to the owner.
-    pub fn from_clause(&self) -> String {
-        format!(" FROM {} AS t{}", self.name.sql(), self.owner.joins("t"))
+    /// The column that holds the owner's key, where that is the only way.
+    pub fn owner_column(&self) -> Option<&str> {
+        match self.ways.as_slice() {
+            [way] if way.hops.is_empty() && way.when[0].is_empty() => Some(&way.column),
+            _ => None,
+        }
+    }
+
+    /// The tables by whose rows it is owned, in the order of the ways.
+    pub fn parents(&self) -> impl Iterator<Item = &Hop> {
+        self.ways.iter().filter_map(|way| way.hops.first())
     }
 }
 
@@ -237,26 +202,6 @@ impl HomeSchema {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_of_two_hops_joins_to_the_owner() {
-        let hop = |column: &str, parent: &str| Hop {
-            columns: vec![column.into()],
-            parent: TableName::parse(parent),
-            parent_oid: 0,
-            parent_columns: vec![column.into()],
-            enforced: true,
-        };
-        let path = OwnerPath {
-            hops: vec![hop("line_id", "line"), hop("order_id", "orders")],
-            column: "user_id".into(),
-        };
-        assert_eq!(
-            path.joins("t"),
-            r#" JOIN "public"."line" AS p1 ON p1."line_id" = t."line_id" JOIN "public"."orders" AS p2 ON p2."order_id" = p1."order_id""#
-        );
-        assert_eq!(path.owner("t"), r#"p2."user_id""#);
-    }
 
     #[test]
     fn identifiers_and_literals_are_quoted() {

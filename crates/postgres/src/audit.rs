@@ -4,6 +4,7 @@
 
 use model::UserKey;
 use model::table::{HomeSchema, TableName, quote};
+use model::way::Among;
 use tokio_postgres::Client;
 
 use crate::catalog::ReadError;
@@ -67,15 +68,15 @@ pub async fn held(
     let only: Option<Vec<&str>> = only.map(|users| users.iter().map(UserKey::as_str).collect());
     let mut found = Vec::with_capacity(schema.owned.len());
     for table in &schema.owned {
-        let owner = table.owner.owner("t");
+        let owner = |owner: &str| format!("{owner}::{kind} AS k");
         // The parameter stands in both forms, so that both take the same two.
-        let among = match only {
-            Some(_) => format!("{owner} = ANY ($2::text[]::{kind}[])"),
-            None => format!("$2::text[] IS NULL AND {owner} IS NOT NULL"),
+        let rows = match only {
+            Some(_) => table.select(Among::Array(&format!("$2::text[]::{kind}[]")), owner, None),
+            None => table.select(Among::All, owner, Some("$2::text[] IS NULL")),
         };
         let sql = format!(
             "WITH counted AS MATERIALIZED \
-               (SELECT {owner}::{kind} AS k, count(*) AS n{from} WHERE {among} GROUP BY 1), \
+               (SELECT k, count(*) AS n FROM ({rows}) AS r WHERE k IS NOT NULL GROUP BY 1), \
              stray AS \
                (SELECT k, n, count(*) OVER () AS owners FROM counted \
                 LEFT JOIN domicile.resident AS r ON r.user_key = k \
@@ -85,7 +86,6 @@ pub async fn held(
              SELECT total.n, stray.k::text, stray.n, stray.owners \
              FROM (SELECT coalesce(sum(n), 0)::bigint AS n FROM counted) AS total LEFT JOIN stray ON true \
              ORDER BY stray.k",
-            from = table.from_clause(),
         );
         let rows = client
             .query(&sql, &[&i64::from(limit), &only])

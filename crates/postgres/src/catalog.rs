@@ -70,6 +70,8 @@ pub struct Table {
     pub kind: TableKind,
     /// Whether it is a partition of another table.
     pub partition: bool,
+    /// The table at the root of the partitions that it is one of.
+    pub root: Option<u32>,
     /// Not written to the log, so that no stream shows its changes.
     pub unlogged: bool,
     /// Inherits from, or is inherited by, another table otherwise than as a partition.
@@ -85,8 +87,12 @@ pub struct Table {
     /// `REPLICA IDENTITY NOTHING`: its updates and deletes cannot be read from the log.
     pub identity_nothing: bool,
     /// The columns that name a row in the stream: by replica identity the primary key's, the chosen
-    /// index's, or with FULL the primary key's if there is one. Empty: nothing names a row.
+    /// index's, or with FULL the primary key's if there is one. Without one, those of the first unique index whose
+    /// columns are all NOT NULL. Empty: nothing names a row.
     pub key: Vec<String>,
+    /// The index of [`key`](Self::key), where it must be made the replica identity before updates and deletes show in
+    /// the log.
+    pub identity_wanted: Option<String>,
     /// The primary key's columns; empty without one.
     pub primary_key: Vec<String>,
     /// The columns of every unique index (the primary key's too) that is valid, immediate, whole and

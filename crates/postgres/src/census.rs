@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use model::table::{HomeSchema, OwnedTable, TableName, equal, quote};
+use model::table::{HomeSchema, OwnedTable, TableName, quote};
+use model::way::Among;
 use model::{KeyKind, Market, SiteName, UserKey};
 use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
@@ -310,13 +311,16 @@ impl<'a> Question<'a> {
             .columns
             .iter()
             .map(|column| format!(" + coalesce(pg_column_size(t.{}), 0)", quote(&column.name)));
+        let sizes = sizes.collect::<String>();
+        let rows = table.select(
+            Among::All,
+            |owner| format!("{owner} AS owner, {ROW_HEADER}{sizes} AS size"),
+            None,
+        );
         format!(
-            "SELECT u.market, count(*), coalesce(sum({ROW_HEADER}{sizes}), 0)::bigint{from} \
-             JOIN {users} AS u ON u.key = {owner}{record} WHERE {lives} GROUP BY u.market",
-            sizes = sizes.collect::<String>(),
-            from = table.from_clause(),
+            "SELECT u.market, count(*), coalesce(sum(o.size), 0)::bigint FROM ({rows}) AS o \
+             JOIN {users} AS u ON u.key = o.owner{record} WHERE {lives} GROUP BY u.market",
             users = self.users(),
-            owner = table.owner.owner("t"),
             record = self.record("u"),
             lives = self.lives("u"),
         )
@@ -342,15 +346,13 @@ impl<'a> Question<'a> {
     /// The users that `page` selects, with the number of their rows in all owned tables.
     fn counted(&self, page: &str) -> String {
         let mut sql = format!(
-            "WITH page AS MATERIALIZED ({page}) \
-             SELECT key::text, sum(n)::bigint FROM (SELECT key, 0::bigint AS n FROM page"
+            "WITH wanted(user_key) AS MATERIALIZED ({page}) \
+             SELECT key::text, sum(n)::bigint FROM (SELECT user_key AS key, 0::bigint AS n FROM wanted"
         );
         for table in &self.schema.owned {
+            let rows = table.select(Among::Relation("wanted"), |_| "c.user_key".to_owned(), None);
             sql.push_str(&format!(
-                " UNION ALL SELECT page.key, count(*){from} JOIN page ON page.key = {owner} \
-                 GROUP BY page.key",
-                from = table.from_clause(),
-                owner = table.owner.owner("t"),
+                " UNION ALL SELECT user_key, count(*) FROM ({rows}) AS o GROUP BY user_key"
             ));
         }
         sql.push_str(") AS counted GROUP BY counted.key ORDER BY counted.key");
@@ -359,23 +361,13 @@ impl<'a> Question<'a> {
 }
 
 fn orphans(schema: &HomeSchema, table: &OwnedTable) -> String {
-    let mut sql = format!("SELECT count(*) FROM {} AS t", table.name.sql());
-    let mut child = "t".to_owned();
-    for (n, hop) in table.owner.hops.iter().enumerate() {
-        let alias = format!("p{}", n + 1);
-        let same = equal(&alias, &hop.parent_columns, &child, &hop.columns);
-        sql.push_str(&format!(
-            " LEFT JOIN {} AS {alias} ON {same}",
-            hop.parent.sql()
-        ));
-        child = alias;
-    }
     let (users, key) = (schema.users.name.sql(), quote(&schema.users.key));
-    let owner = table.owner.owner("t");
-    sql.push_str(&format!(
-        " WHERE NOT EXISTS (SELECT FROM {users} AS u WHERE u.{key} = {owner})"
-    ));
-    sql
+    format!(
+        "SELECT count(*) FROM {} AS t WHERE NOT EXISTS \
+         (SELECT FROM ({}) AS w(owner) JOIN {users} AS u ON u.{key} = w.owner)",
+        table.name.sql(),
+        table.owners_of("t"),
+    )
 }
 
 /// Counts and sums of sizes are never negative.

@@ -131,12 +131,11 @@ fn user_table(catalog: &Catalog, declared: &Declared) -> Result<UserTable, Class
 /// Why this version cannot own the rows of such a table, in words.
 pub(crate) fn unsupported_form(table: &Table) -> Option<&'static str> {
     match table.kind {
-        TableKind::Partitioned => Some("a partitioned table"),
         TableKind::Leaf => Some("a partition"),
         TableKind::Foreign => Some("a foreign table"),
         TableKind::View | TableKind::MaterializedView => Some("a view"),
         TableKind::Ordinary if table.inherits => Some("a table with inheritance"),
-        TableKind::Ordinary => None,
+        TableKind::Ordinary | TableKind::Partitioned => None,
     }
 }
 
@@ -207,10 +206,8 @@ impl Room<'_> {
         };
         match ownership {
             Ownership::Ignore => return Ok(()),
-            Ownership::Reference => {
-                // Rows that are spread over partitions or heirs can be compared like any.
-                let comparable = matches!(table.kind, TableKind::Ordinary | TableKind::Partitioned);
-                return match unsupported_form(table).filter(|_| !comparable) {
+            Ownership::Reference | Ownership::ReferenceCopied => {
+                return match unsupported_form(table) {
                     Some(form) => Err(ClassifyError::UnsupportedTable {
                         table: name.clone(),
                         form,
@@ -223,19 +220,33 @@ impl Room<'_> {
                     table: name.clone(),
                 });
             }
-            Ownership::Column(owner) => {
-                let owner = column(owner)?;
-                if !owner.comparable(self.key) {
-                    return Err(ClassifyError::KeyTypesDiffer {
-                        table: name.clone(),
-                        column: owner.column.name.clone(),
-                        found: owner.column.sql_type.clone(),
-                        wanted: self.key.column.sql_type.clone(),
-                    });
+            Ownership::Column(_)
+            | Ownership::Path { .. }
+            | Ownership::Against { .. }
+            | Ownership::First(_)
+            | Ownership::Cases(_) => {}
+        }
+        for (condition, way) in ways::alternatives(ownership) {
+            condition
+                .columns()
+                .into_iter()
+                .try_for_each(|name| column(name).map(drop))?;
+            match way {
+                Ownership::Column(owner) => {
+                    let owner = column(owner)?;
+                    if !owner.comparable(self.key) {
+                        return Err(ClassifyError::KeyTypesDiffer {
+                            table: name.clone(),
+                            column: owner.column.name.clone(),
+                            found: owner.column.sql_type.clone(),
+                            wanted: self.key.column.sql_type.clone(),
+                        });
+                    }
                 }
-            }
-            Ownership::Path { columns, parent: _ } => {
-                columns.iter().try_for_each(|name| column(name).map(drop))?;
+                Ownership::Path { columns, .. } => {
+                    columns.iter().try_for_each(|name| column(name).map(drop))?;
+                }
+                _ => {}
             }
         }
         if let Some(form) = unsupported_form(table) {
@@ -254,6 +265,29 @@ impl Room<'_> {
                 table: name.clone(),
             });
         }
+        self.partitions(name, table)?;
+        Ok(())
+    }
+
+    /// Rows of a partition must be told by the same columns as those of its root, and be here.
+    fn partitions(&self, root: &TableName, table: &Table) -> Result<(), ClassifyError> {
+        for (name, leaf) in &self.catalog.tables {
+            if leaf.root != Some(table.oid) || leaf.kind == TableKind::Partitioned {
+                continue;
+            }
+            if leaf.kind == TableKind::Foreign {
+                return Err(ClassifyError::UnsupportedTable {
+                    table: name.clone(),
+                    form: "a foreign table",
+                });
+            }
+            if leaf.key != table.key {
+                return Err(ClassifyError::PartitionKey {
+                    table: root.clone(),
+                    leaf: name.clone(),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -268,8 +302,7 @@ impl Room<'_> {
                 touching.push(key.clone());
             }
             let stays = match self.declared.get(&key.child) {
-                Some(Ownership::Reference | Ownership::Ignore) => true,
-                Some(Ownership::Column(_) | Ownership::Path { .. } | Ownership::Undecided) => false,
+                Some(ownership) => ownership.is_reference() || *ownership == Ownership::Ignore,
                 // A partition may have a foreign key of its own, and no table that users own has any;
                 // whatever else has no declaration is named for that.
                 None => self.catalog.tables[&key.child].partition,
@@ -286,10 +319,7 @@ impl Room<'_> {
     }
 
     fn references(&self) -> BTreeMap<TableName, Vec<Column>> {
-        let names = self
-            .declared
-            .iter()
-            .filter(|(_, o)| **o == Ownership::Reference);
+        let names = self.declared.iter().filter(|(_, o)| o.is_reference());
         let columns = |name: &TableName| {
             self.catalog.tables[name]
                 .columns

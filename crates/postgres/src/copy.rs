@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt, pin_mut};
 use model::UserKey;
 use model::table::{HomeSchema, OwnedTable};
+use model::way::Among;
 use tokio_postgres::{Client, CopyInSink, IsolationLevel, Transaction};
 
 use crate::error::{Doing, Error, Result};
@@ -116,13 +117,12 @@ impl Reader<'_> {
         } else {
             "text"
         };
-        let out = format!(
-            "COPY (SELECT {columns}{from} JOIN pg_temp.domicile_chunk AS c ON c.user_key = {owner}) \
-             TO STDOUT (FORMAT {form})",
-            columns = table.column_list("t."),
-            from = table.from_clause(),
-            owner = table.owner.owner("t"),
+        let rows = table.select(
+            Among::Relation("pg_temp.domicile_chunk"),
+            |_| table.column_list("t."),
+            None,
         );
+        let out = format!("COPY ({rows}) TO STDOUT (FORMAT {form})");
         let into = format!(
             "COPY {} ({}) FROM STDIN (FORMAT {form})",
             table.name.sql(),

@@ -6,6 +6,7 @@
 
 use model::UserKey;
 use model::table::{HomeSchema, OwnedTable, equal, quote};
+use model::way::Among;
 use tokio_postgres::GenericClient;
 
 use crate::error::{Doing, Error, Result};
@@ -17,15 +18,13 @@ use crate::users;
 /// [`Error::Tied`] where rows of others refer to what would go; roll back.
 pub async fn rows(tx: &impl GenericClient, home: &HomeSchema, who: &[UserKey]) -> Result<u64> {
     let mut deleted = 0;
+    let array = users::array(home.users.kind, who);
     for (n, table) in home.owned.iter().enumerate() {
         let columns = manifest_columns(home, table);
         let listed: Vec<String> = columns.iter().map(|c| format!("t.{}", quote(c))).collect();
         tx.batch_execute(&format!(
-            "CREATE TEMPORARY TABLE domicile_gone_{n} ON COMMIT DROP AS SELECT {}{} WHERE {} = ANY ({})",
-            listed.join(", "),
-            table.from_clause(),
-            table.owner.owner("t"),
-            users::array(home.users.kind, who)
+            "CREATE TEMPORARY TABLE domicile_gone_{n} ON COMMIT DROP AS {}",
+            table.select(Among::Array(&array), |_| listed.join(", "), None),
         ))
         .await
         .doing(format!("listing the rows of {} that are to go", table.name))?;

@@ -3,6 +3,7 @@
 use futures_util::future::try_join_all;
 use model::UserKey;
 use model::table::{ForeignKey, HomeSchema, OwnedTable, equal, quote};
+use model::way::{Among, filled};
 use tokio_postgres::GenericClient;
 
 use crate::error::{Doing, Result};
@@ -45,34 +46,29 @@ async fn check_one(
     key: &ForeignKey,
 ) -> Result<Vec<Dangling>> {
     let doing = || format!("checking foreign key {} of {}", key.name, key.child);
-    let rows = format!(
-        "{} WHERE {} = ANY ({})",
-        child.from_clause(),
-        child.owner.owner("t"),
-        users::array(home.users.kind, who)
-    );
+    let array = users::array(home.users.kind, who);
+    let rows = Among::Array(&array);
     if !is_ownership(child, key) {
         let lock = format!(
-            "SELECT FROM {parent} AS r WHERE ({parents}) IN (SELECT {children}{rows}) FOR KEY SHARE OF r",
+            "SELECT FROM {parent} AS r WHERE ({parents}) IN ({children}) FOR KEY SHARE OF r",
             parent = key.parent.sql(),
             parents = list("r", &key.parent_columns),
-            children = list("t", &key.child_columns),
+            children = child.select(rows, |_| list("t", &key.child_columns), None),
         );
         tx.execute(&lock, &[]).await.doing(doing())?;
     }
-    let filled: Vec<String> = key
-        .child_columns
-        .iter()
-        .map(|column| format!("t.{} IS NOT NULL", quote(column)))
-        .collect();
-    let missing = format!(
-        "SELECT DISTINCT ({owner})::text{rows} AND {filled} \
-         AND NOT EXISTS (SELECT FROM {parent} AS r WHERE {same}) LIMIT {NAMED_MAX}",
-        owner = child.owner.owner("t"),
-        filled = filled.join(" AND "),
-        parent = key.parent.sql(),
-        same = equal("r", &key.parent_columns, "t", &key.child_columns),
+    let dangles = format!(
+        "{} AND NOT EXISTS (SELECT FROM {} AS r WHERE {})",
+        filled("t", &key.child_columns),
+        key.parent.sql(),
+        equal("r", &key.parent_columns, "t", &key.child_columns),
     );
+    let owners = child.select(
+        rows,
+        |owner| format!("({owner})::text AS owner"),
+        Some(&dangles),
+    );
+    let missing = format!("SELECT DISTINCT owner FROM ({owners}) AS d LIMIT {NAMED_MAX}");
     let rows = tx.query(&missing, &[]).await.doing(doing())?;
     let dangling = |row: &tokio_postgres::Row| Dangling {
         user: UserKey::new(row.get::<_, String>(0)),
@@ -81,14 +77,12 @@ async fn check_one(
     Ok(rows.iter().map(dangling).collect())
 }
 
-/// Whether `key` is the first step of the child's ownership path: then the parent belongs to the same user.
+/// Whether `key` is the first step of every way from the child: then the parent belongs to the same user.
 fn is_ownership(child: &OwnedTable, key: &ForeignKey) -> bool {
-    child
-        .owner
-        .hops
-        .first()
-        .is_some_and(|hop| hop.parent == key.parent && hop.columns == key.child_columns)
-        || child.owner.hops.is_empty() && key.child_columns == [child.owner.column.clone()]
+    child.ways.iter().all(|way| match way.hops.first() {
+        Some(hop) => !hop.against && hop.parent == key.parent && hop.columns == key.child_columns,
+        None => key.child_columns == [way.column.clone()],
+    })
 }
 
 fn list(alias: &str, columns: &[String]) -> String {

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt, pin_mut};
 use model::UserKey;
-use model::table::{Column, HomeSchema, OwnedTable, quote};
+use model::table::{Column, HomeSchema, OwnedTable, Way, quote};
+use model::way::Among;
 use tokio_postgres::Transaction;
 
 use crate::copy_rows::CopyRows;
@@ -54,12 +55,17 @@ async fn digest_table(
     who: &[UserKey],
     key: &DigestKey,
 ) -> Result<(String, TableDigest)> {
-    let sql = format!(
-        "COPY (SELECT {} FROM {} AS v WHERE {}) TO STDOUT (FORMAT binary)",
-        select(&table.columns, "v"),
-        table.name.sql(),
-        belongs(home, table, who),
-    );
+    let among = format!("= ANY ({})", users::array(home.users.kind, who));
+    let arms = table.ways.iter().map(|way| {
+        format!(
+            "SELECT {} FROM {} AS v WHERE {}",
+            select(&table.columns, "v"),
+            table.name.sql(),
+            leads(way, &among)
+        )
+    });
+    let rows = arms.collect::<Vec<_>>().join(" UNION ALL ");
+    let sql = format!("COPY ({rows}) TO STDOUT (FORMAT binary)");
     let name = table.name.to_string();
     let mut hasher = RowHasher::new(key, &name);
     let mut digest = TableDigest::default();
@@ -81,14 +87,14 @@ pub async fn digest_each(
         .iter()
         .map(|user| (user.clone(), BatchDigest::default()))
         .collect();
+    let array = users::array(home.users.kind, who);
     for table in &home.owned {
-        let owner = table.owner.owner("t");
-        let sql = format!(
-            "COPY (SELECT {owner}::text, {}{} WHERE {owner} = ANY ({})) TO STDOUT (FORMAT binary)",
-            select(&table.columns, "t"),
-            table.from_clause(),
-            users::array(home.users.kind, who),
+        let rows = table.select(
+            Among::Array(&array),
+            |owner| format!("{owner}::text, {}", select(&table.columns, "t")),
+            None,
         );
+        let sql = format!("COPY ({rows}) TO STDOUT (FORMAT binary)");
         let name = table.name.to_string();
         let mut hasher = RowHasher::new(key, &name);
         read(tx, &sql, table.columns.len() + 1, &name, |fields| {
@@ -120,32 +126,34 @@ fn select(columns: &[Column], alias: &str) -> String {
     forms.collect::<Vec<_>>().join(", ")
 }
 
-/// The condition that a row of `table`, aliased `v`, belongs to one of `who`.
-fn belongs(home: &HomeSchema, table: &OwnedTable, who: &[UserKey]) -> String {
-    let among = format!("= ANY ({})", users::array(home.users.kind, who));
+/// The condition that a row aliased `v` leads by `way` to a key that is `among`.
+fn leads(way: &Way, among: &str) -> String {
     let mut condition = String::new();
-    let mut open = 0;
     let mut alias = String::from("v");
-    for (n, hop) in table.owner.hops.iter().enumerate() {
+    for (n, hop) in way.hops.iter().enumerate() {
         let row = |alias: &str, columns: &[String]| {
             let all: Vec<String> = columns
                 .iter()
                 .map(|c| format!("{alias}.{}", quote(c)))
                 .collect();
-            format!("({})", all.join(", "))
+            all.join(", ")
         };
         let parent = format!("v{n}");
         condition.push_str(&format!(
-            "{} IN (SELECT {} FROM {} AS {parent} WHERE ",
+            "{} AND ({}) IN (SELECT {} FROM {} AS {parent} WHERE ",
+            way.when[n].sql(&alias),
             row(&alias, &hop.columns),
-            row(&parent, &hop.parent_columns).trim_matches(['(', ')']),
+            row(&parent, &hop.parent_columns),
             hop.parent.sql(),
         ));
-        open += 1;
         alias = parent;
     }
-    condition.push_str(&format!("{alias}.{} {among}", quote(&table.owner.column)));
-    condition.push_str(&")".repeat(open));
+    let last = way.when[way.hops.len()].sql(&alias);
+    condition.push_str(&format!(
+        "{last} AND {alias}.{} {among}",
+        quote(&way.column)
+    ));
+    condition.push_str(&")".repeat(way.hops.len()));
     condition
 }
 

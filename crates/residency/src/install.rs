@@ -127,7 +127,7 @@ pub async fn install(session: &mut Client, wanted: &Installation<'_>) -> Result<
         done.push(format!("guard on {}", table.name));
     }
     ownerless(session, wanted, &terms).await?;
-    if keep_guard(session).await? {
+    if keep_guard(session, terms.mover).await? {
         done.push("event trigger that keeps the guard".to_owned());
     }
     publication(session, wanted).await?;
@@ -372,7 +372,7 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
 }
 
 /// The event trigger, where we may create it: whether it stands.
-async fn keep_guard(session: &mut Client) -> Result<bool> {
+async fn keep_guard(session: &mut Client, mover: &str) -> Result<bool> {
     let doing = "creating the event trigger that keeps the guard";
     let superuser: bool = session
         .query_one(
@@ -384,7 +384,7 @@ async fn keep_guard(session: &mut Client) -> Result<bool> {
         .get(0);
     if superuser {
         let tx = session.transaction().await.doing(doing)?;
-        tx.batch_execute(&watch::event_trigger())
+        tx.batch_execute(&watch::event_trigger(mover))
             .await
             .doing(doing)?;
         tx.commit().await.doing(doing)?;
@@ -416,15 +416,17 @@ async fn attach(
     let doing = "attaching the guard";
     let standing: bool = session
         .query_one(
-            "SELECT count(*) = 2 FROM pg_trigger AS t WHERE t.tgrelid = $1::text::regclass AND NOT t.tgisinternal \
-               AND t.tgname = ANY ($2) AND t.tgenabled = 'A' \
-               AND position(quote_literal($3::text) IN pg_get_triggerdef(t.oid)) > 0",
+            "SELECT bool_and((SELECT count(*) = 2 FROM pg_trigger AS t \
+                 WHERE t.tgrelid = part.relation AND t.tgname = ANY ($2) AND t.tgenabled = 'A' \
+                   AND position(quote_literal($3::text) IN pg_get_triggerdef(t.oid)) > 0)) \
+             FROM (SELECT $1::text::regclass::oid UNION SELECT p.relid::oid \
+                   FROM pg_partition_tree($1::text::regclass) AS p WHERE p.isleaf) AS part(relation)",
             &[&table.name.sql(), &vec![guard::TRIGGER, guard::TRUNCATE_TRIGGER], &terms.mover],
         )
         .await
         .doing(doing)?
         .get(0);
-    if standing {
+    if standing && table.identity_wanted.is_none() {
         return Ok(());
     }
     for attempt in 1.. {
@@ -472,23 +474,25 @@ async fn ownerless(session: &Client, wanted: &Installation<'_>, terms: &Terms<'_
         return Ok(());
     }
     let users = &wanted.home.users;
-    for table in wanted
-        .home
-        .owned
-        .iter()
-        .filter(|t| t.owner.hops.is_empty() && t.name != users.name)
-    {
-        let owner = table.owner.owner("t");
+    let owned = wanted.home.owned.iter().filter(|t| t.name != users.name);
+    let direct = owned.flat_map(|table| {
+        let ways = table.ways.iter().filter(|way| way.hops.is_empty());
+        ways.map(move |way| (table, way))
+    });
+    for (table, way) in direct {
+        let owner = way.owner_of("t");
         let above = terms
             .mark
             .map_or(String::new(), |mark| format!(" AND {owner} > {mark}"));
         let sql = format!(
             "INSERT INTO domicile.resident (user_key, state, epoch, seen) \
              SELECT DISTINCT {owner}::{kind}, 'settled', 0, 0 FROM {table} AS t \
-             WHERE {owner} IS NOT NULL{above} AND NOT EXISTS (SELECT 1 FROM {users} AS u WHERE u.{key} = {owner}) \
+             WHERE {when} AND {owner} IS NOT NULL{above} \
+               AND NOT EXISTS (SELECT 1 FROM {users} AS u WHERE u.{key} = {owner}) \
              ON CONFLICT (user_key) DO NOTHING",
             kind = users.kind.sql_type(),
             table = table.name.sql(),
+            when = way.when[0].sql("t"),
             users = users.name.sql(),
             key = quote(&users.key),
         );
@@ -513,14 +517,15 @@ async fn publication(session: &Client, wanted: &Installation<'_>) -> Result<()> 
     let oids: Vec<u32> = wanted.home.owned.iter().map(|table| table.oid).collect();
     let row = session
         .query_one(
-            "SELECT count(*), count(*) FILTER (WHERE r.prrelid = ANY ($2)) \
+            "SELECT count(*), count(*) FILTER (WHERE r.prrelid = ANY ($2)), coalesce(bool_and(p.pubviaroot), false) \
              FROM pg_publication AS p JOIN pg_publication_rel AS r ON r.prpubid = p.oid WHERE p.pubname = $1",
             &[&name, &oids],
         )
         .await
         .doing(doing)?;
-    let exact =
-        row.get::<_, i64>(0) == oids.len() as i64 && row.get::<_, i64>(1) == oids.len() as i64;
+    let exact = row.get::<_, i64>(0) == oids.len() as i64
+        && row.get::<_, i64>(1) == oids.len() as i64
+        && row.get(2);
     let there: bool = session
         .query_one(
             "SELECT EXISTS (SELECT 1 FROM pg_publication WHERE pubname = $1)",
@@ -530,9 +535,17 @@ async fn publication(session: &Client, wanted: &Installation<'_>) -> Result<()> 
         .doing(doing)?
         .get(0);
     let sql = match (there, exact) {
-        (false, _) => format!("CREATE PUBLICATION {} FOR TABLE {tables}", quote(&name)),
+        // Partitions speak in the name of their root, and so do those to come.
+        (false, _) => format!(
+            "CREATE PUBLICATION {} FOR TABLE {tables} WITH (publish_via_partition_root = true)",
+            quote(&name)
+        ),
         (true, true) => return Ok(()),
-        (true, false) => format!("ALTER PUBLICATION {} SET TABLE {tables}", quote(&name)),
+        (true, false) => format!(
+            "ALTER PUBLICATION {name} SET TABLE {tables}; \
+             ALTER PUBLICATION {name} SET (publish_via_partition_root = true)",
+            name = quote(&name)
+        ),
     };
     session.batch_execute(&sql).await.doing(doing)
 }

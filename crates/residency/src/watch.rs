@@ -1,7 +1,7 @@
 //! Watches over the guard: whether it stands, and, where an administrator installed it, an event trigger that refuses
 //! to lose it.
 
-use model::table::HomeSchema;
+use model::table::{HomeSchema, literal};
 use tokio_postgres::GenericClient;
 
 use crate::Result;
@@ -16,9 +16,11 @@ pub async fn unguarded(session: &impl GenericClient, home: &HomeSchema) -> Resul
     let tables: Vec<String> = home.owned.iter().map(|table| table.name.sql()).collect();
     let rows = session
         .query(
-            "SELECT t FROM unnest($1::text[]) AS t WHERE (SELECT count(*) FROM pg_trigger AS g \
-                 WHERE g.tgrelid = to_regclass(t) AND NOT g.tgisinternal AND g.tgenabled = 'A' \
-                   AND g.tgname = ANY ($2::text[])) <> 2",
+            "SELECT t FROM unnest($1::text[]) AS t WHERE EXISTS \
+                 (SELECT FROM (SELECT to_regclass(t) UNION SELECT p.relid FROM pg_partition_tree(to_regclass(t)) AS p \
+                               WHERE p.isleaf) AS part(relation) \
+                  WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = part.relation \
+                           AND g.tgenabled = 'A' AND g.tgname = ANY ($2::text[])) <> 2)",
             &[&tables, &vec![TRIGGER, TRUNCATE_TRIGGER]],
         )
         .await
@@ -28,18 +30,35 @@ pub async fn unguarded(session: &impl GenericClient, home: &HomeSchema) -> Resul
 
 /// The statements that create the event trigger: a command that leaves a guarded table without its guard, or with a
 /// disabled one, is refused, whoever gives it. Only a superuser can run them.
-pub fn event_trigger() -> String {
+pub fn event_trigger(mover: &str) -> String {
+    let mover = literal(mover);
     format!(
         r#"
 CREATE OR REPLACE FUNCTION domicile.keep_guard() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS $keep$
 DECLARE
     bare text;
+    leaf regclass;
 BEGIN
-    SELECT w.relation::text INTO bare FROM domicile.guarded AS w
+    -- A new partition has its root's row trigger already, which guards all but TRUNCATE.
+    FOR leaf IN SELECT p.relid FROM domicile.guarded AS w, pg_partition_tree(w.relation) AS p
+            WHERE p.isleaf AND p.relid <> w.relation AND NOT EXISTS (SELECT FROM pg_trigger AS g
+                WHERE g.tgrelid = p.relid AND g.tgname = '{TRUNCATE_TRIGGER}') LOOP
+        -- This command comes here again by its own event, and may have done the rest.
+        IF NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = leaf AND g.tgname = '{TRUNCATE_TRIGGER}') THEN
+            EXECUTE format('CREATE TRIGGER "{TRUNCATE_TRIGGER}" BEFORE TRUNCATE ON %s FOR EACH STATEMENT
+                WHEN (session_user <> %L) EXECUTE FUNCTION domicile.guard_truncate()', leaf, {mover});
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER "{TRUNCATE_TRIGGER}"', leaf);
+        END IF;
+    END LOOP;
+    SELECT part.relation::regclass::text INTO bare FROM domicile.guarded AS w
         JOIN pg_class AS c ON c.oid = w.relation
-        WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = w.relation AND NOT g.tgisinternal
-                 AND g.tgenabled = 'A' AND g.tgname IN ('{TRIGGER}', '{TRUNCATE_TRIGGER}')) <> 2
+        CROSS JOIN LATERAL (SELECT w.relation::oid UNION SELECT p.relid::oid FROM pg_partition_tree(w.relation) AS p
+                            WHERE p.isleaf) AS part(relation)
+        WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = part.relation
+                 AND (g.tgenabled = 'A' OR part.relation <> w.relation AND g.tgenabled = 'O'
+                                           AND g.tgname = '{TRUNCATE_TRIGGER}') -- as above, in between
+                 AND g.tgname IN ('{TRIGGER}', '{TRUNCATE_TRIGGER}')) <> 2
         LIMIT 1;
     IF bare IS NOT NULL THEN
         RAISE EXCEPTION 'the guard on % must stand; take Domicile out with `domicile uninstall`', bare

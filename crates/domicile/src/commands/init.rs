@@ -35,7 +35,7 @@ fn proposal(args: &Init, catalog: &Catalog, found: propose::Proposal) -> Proposa
         .into_iter()
         .map(|(table, proposed)| ProposedTable {
             table: table.to_string(),
-            ownership: proposed.ownership.to_string(),
+            ownership: proposed.ownership,
             why: Some(proposed.why).filter(|why| !why.is_empty()),
         });
     Proposal {

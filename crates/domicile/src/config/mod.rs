@@ -11,6 +11,7 @@ mod reader;
 mod secret;
 mod service;
 mod site;
+mod tables;
 #[cfg(test)]
 mod tests;
 

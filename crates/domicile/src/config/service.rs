@@ -11,6 +11,7 @@ use super::bounds::{read_batch, read_erase, read_limits};
 use super::reader::{Node, Table};
 use super::secret::{Database, Secret, UrlFrom, is_url};
 use super::site::{Site, check_name};
+use super::tables::read_tables;
 use super::{Batch, ConfigError, Erase, Limits};
 
 /// Where the users stand.
@@ -239,53 +240,6 @@ fn read_user(node: Node<'_>) -> Result<UserColumns, ConfigError> {
         true => Err(node.error("table, key and market cannot be empty")),
         false => Ok(user),
     }
-}
-
-fn read_tables(
-    node: Option<Node<'_>>,
-    user: &UserColumns,
-) -> Result<BTreeMap<TableName, Classified>, ConfigError> {
-    let mut tables = BTreeMap::new();
-    let mut paths = Vec::new();
-    let Some(node) = node else {
-        return Ok(tables);
-    };
-    for (name, node) in node.table()?.rest() {
-        let Some(text) = node.as_string() else {
-            return Err(node.error(
-                "this form is not supported yet; use \"column\", \"column -> table\", \"reference\" or \"ignore\"",
-            ));
-        };
-        let ownership = Ownership::parse(text).map_err(|error| node.error(error))?;
-        let table = TableName::parse(&name);
-        if table == user.table && ownership != Ownership::Column(user.key.clone()) {
-            return Err(node.error(format_args!(
-                "this is the user table, owned by its key: write {:?} or leave it out",
-                user.key
-            )));
-        }
-        if let Ownership::Path { parent, .. } = &ownership {
-            paths.push((TableName::parse(parent), node.clone()));
-        }
-        let line = node.line;
-        if tables
-            .insert(table, Classified { ownership, line })
-            .is_some()
-        {
-            return Err(node.error("the table is classified twice, with and without its schema"));
-        }
-    }
-    for (parent, node) in paths {
-        let owned = match tables.get(&parent).map(|classified| &classified.ownership) {
-            Some(Ownership::Reference | Ownership::Ignore) => false,
-            Some(Ownership::Column(_) | Ownership::Path { .. } | Ownership::Undecided) => true,
-            None => parent == user.table,
-        };
-        if !owned {
-            return Err(node.error(format_args!("points at {parent}, which belongs to no user")));
-        }
-    }
-    Ok(tables)
 }
 
 /// The keys that later versions act on: checked for their form, kept as a warning.

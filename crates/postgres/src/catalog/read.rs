@@ -16,7 +16,8 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relispartitio
        c.relpersistence = 'u',
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid)
            AND NOT c.relispartition AND c.relkind <> 'p',
-       c.relrowsecurity, pg_get_userbyid(c.relowner)::text, c.reltuples::float8, c.relreplident::text
+       c.relrowsecurity, pg_get_userbyid(c.relowner)::text, c.reltuples::float8, c.relreplident::text,
+       CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid END
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relpersistence <> 't'
    AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'domicile')
@@ -39,11 +40,12 @@ SELECT i.indrelid, i.indisprimary, i.indisreplident,
        ARRAY(SELECT a.attname::text
                FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(number, place)
                JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
-              WHERE k.place <= i.indnkeyatts ORDER BY k.place)
-  FROM pg_index i
+              WHERE k.place <= i.indnkeyatts ORDER BY k.place),
+       x.relname::text
+  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
  WHERE i.indrelid = ANY($1) AND i.indisunique AND i.indisvalid AND i.indimmediate
    AND i.indpred IS NULL AND i.indexprs IS NULL
- ORDER BY i.indrelid, i.indexrelid";
+ ORDER BY i.indrelid, i.indisprimary DESC, i.indisreplident DESC, i.indexrelid";
 
 const FOREIGN_KEYS: &str = "
 SELECT f.conname::text, f.conrelid, f.confrelid, f.confmatchtype = 'f', f.convalidated,
@@ -161,6 +163,7 @@ fn table(row: &Row) -> (TableName, Table) {
         oid: row.get(0),
         kind,
         partition,
+        root: row.get(11),
         unlogged: row.get(5),
         inherits: row.get(6),
         row_security: row.get(7),
@@ -169,6 +172,7 @@ fn table(row: &Row) -> (TableName, Table) {
         columns: Vec::new(),
         identity_nothing: row.get::<_, &str>(10) == "n",
         key: Vec::new(),
+        identity_wanted: None,
         primary_key: Vec::new(),
         unique: Vec::new(),
         triggers: Vec::new(),
@@ -209,8 +213,15 @@ fn add_index(table: &mut Table, row: &Row, replica_identity: &str) {
         "d" | "f" => primary,
         _ => false,
     };
+    let whole = columns
+        .iter()
+        .all(|name| table.column(name).is_some_and(|c| c.column.not_null));
     if names_rows {
         table.key.clone_from(&columns);
+    } else if table.key.is_empty() && whole && matches!(replica_identity, "d" | "f") {
+        table.key.clone_from(&columns);
+        // With FULL the log has every column.
+        table.identity_wanted = (replica_identity == "d").then(|| row.get(4));
     }
     if primary {
         table.primary_key.clone_from(&columns);

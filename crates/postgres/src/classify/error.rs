@@ -101,10 +101,20 @@ pub enum ClassifyError {
         form: &'static str,
     },
     /// Nothing names a row of the table in the stream.
-    #[error("table {table} has neither a primary key nor a replica identity index")]
+    #[error(
+        "table {table} has neither a primary key nor a unique index on columns that are NOT NULL: nothing names its rows"
+    )]
     NoKey {
         /// The table.
         table: TableName,
+    },
+    /// A partition's rows are named otherwise than its root's.
+    #[error("partition {leaf} of {table} has another replica identity than {table}")]
+    PartitionKey {
+        /// The partitioned table.
+        table: TableName,
+        /// The partition.
+        leaf: TableName,
     },
     /// The path points at a table that no user owns.
     #[error("the path of table {table} leads to {parent}, which no user owns")]
@@ -185,9 +195,12 @@ impl ClassifyError {
                 format!("classify {table} as \"ignore\" if it holds nothing of users; else wait for a later version")
             }
             Self::NoKey { table } => format!(
-                "give {0} a primary key, or ALTER TABLE {0} REPLICA IDENTITY USING INDEX a unique index on NOT NULL columns",
+                "give {0} a primary key, or a unique index on NOT NULL columns: its rows cannot be moved safely without",
                 table.sql()
             ),
+            Self::PartitionKey { leaf, .. } => {
+                format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT", leaf.sql())
+            }
             Self::ParentNotOwned { table, parent } => {
                 format!("classify {parent} by its owner, or give {table} another path")
             }

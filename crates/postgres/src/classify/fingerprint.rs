@@ -33,19 +33,20 @@ fn canonical(schema: &HomeSchema, catalog: &Catalog) -> String {
         line(
             &mut text,
             "owned",
-            &[
-                &table.name.sql(),
-                &table.key.join("\0"),
-                &table.owner.column,
-            ],
+            &[&table.name.sql(), &table.key.join("\0")],
         );
-        for hop in &table.owner.hops {
-            let (from, to) = (hop.columns.join("\0"), hop.parent_columns.join("\0"));
-            line(
-                &mut text,
-                "hop",
-                &[&from, &hop.parent.sql(), &to, flag(hop.enforced)],
-            );
+        for way in &table.ways {
+            for (n, condition) in way.when.iter().enumerate() {
+                line(&mut text, "when", &[&condition.sql("t")]);
+                let Some(hop) = way.hops.get(n) else {
+                    continue;
+                };
+                let (from, to) = (hop.columns.join("\0"), hop.parent_columns.join("\0"));
+                let parent = hop.parent.sql();
+                let flags = [flag(hop.enforced), flag(hop.against)];
+                line(&mut text, "hop", &[&from, &parent, &to, flags[0], flags[1]]);
+            }
+            line(&mut text, "way", &[&way.column]);
         }
         columns(&mut text, catalog, &table.name, &table.columns);
     }

@@ -126,7 +126,7 @@ fn a_way_without_a_foreign_key_leads_to_the_primary_key_or_nowhere() {
     let mut catalog = shop();
     catalog.foreign_keys.remove(1);
     let home = classify(&catalog, &declare(SHOP)).expect("the types fit");
-    assert!(!home.owned[2].owner.hops[0].enforced);
+    assert!(!home.owned[2].ways[0].hops[0].enforced);
     column(&mut catalog, "lines", 1).base_type = "date".to_owned();
     assert!(matches!(
         mistakes(&catalog, SHOP)[..],

@@ -81,17 +81,14 @@ impl Comparison<'_, '_, '_> {
             if table.key != other.key {
                 self.differs(format!("the key of table {}", table.name));
             }
-            let hops = |owner: &model::table::OwnerPath| {
-                let hop = |hop: &model::table::Hop| model::table::Hop {
-                    parent_oid: 0,
-                    ..hop.clone()
-                };
-                (
-                    owner.hops.iter().map(hop).collect::<Vec<_>>(),
-                    owner.column.clone(),
-                )
+            let nameless = |ways: &[model::table::Way]| {
+                let mut ways = ways.to_vec();
+                for hop in ways.iter_mut().flat_map(|way| &mut way.hops) {
+                    hop.parent_oid = 0;
+                }
+                ways
             };
-            if hops(&table.owner) != hops(&other.owner) {
+            if nameless(&table.ways) != nameless(&other.ways) {
                 self.differs(format!("the way from table {} to its user", table.name));
             }
         }

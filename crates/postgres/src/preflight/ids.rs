@@ -45,11 +45,10 @@ fn follows_another_key(schema: &HomeSchema, table: &OwnedTable) -> bool {
     if table.name == schema.users.name {
         return false;
     }
-    let way = match table.owner.hops.first() {
-        Some(hop) => hop.columns.as_slice(),
-        None => std::slice::from_ref(&table.owner.column),
-    };
-    way.iter().all(|column| table.key.contains(column))
+    table.ways.iter().all(|way| match way.hops.first() {
+        Some(hop) => !hop.against && hop.columns.iter().all(|column| table.key.contains(column)),
+        None => table.key.contains(&way.column),
+    })
 }
 
 fn key_columns<'a>(catalog: &'a Catalog, table: &OwnedTable) -> Vec<&'a TableColumn> {

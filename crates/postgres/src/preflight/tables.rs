@@ -43,18 +43,45 @@ fn owned(expect: &Expectation<'_>, findings: &mut Findings<'_>) {
                 format!("ALTER TABLE {sql} REPLICA IDENTITY DEFAULT"),
             );
         }
-        for hop in owned.owner.hops.iter().filter(|hop| !hop.enforced) {
-            // A child whose parent is not there has no owner, so the guard cannot refuse it.
+        if let Some(index) = &table.identity_wanted {
             findings.blocker(
                 format!(
-                    "rows of {} lead to {} by no validated foreign key: without their parent nothing would \
-                     guard them",
+                    "table {} has no primary key, and no replica identity yet: its updates and deletes would not show \
+                     in the log",
+                    owned.name
+                ),
+                format!(
+                    "run `domicile install` as its owner, or ALTER TABLE {sql} REPLICA IDENTITY USING INDEX {}",
+                    quote(index)
+                ),
+            );
+        }
+        for hop in owned.parents().filter(|hop| !hop.enforced && !hop.against) {
+            findings.warning(
+                format!(
+                    "rows of {} lead to {} by no validated foreign key: once users have left, the guard refuses those \
+                     whose row there is missing",
                     owned.name, hop.parent
                 ),
                 format!(
-                    "add a foreign key from ({}) to {}, or VALIDATE CONSTRAINT the one that stands",
-                    hop.columns.join(", "),
-                    hop.parent
+                    "add a foreign key from ({columns}) to {}, or VALIDATE CONSTRAINT the one that stands; where there \
+                     cannot be one, see that an index stands on ({columns})",
+                    hop.parent,
+                    columns = hop.columns.join(", "),
+                ),
+            );
+        }
+        for hop in owned.parents().filter(|hop| hop.against) {
+            findings.warning(
+                format!(
+                    "rows of {} belong to whoever's {} points at them: users who share one are set aside",
+                    owned.name, hop.parent
+                ),
+                format!(
+                    "see that an index stands on ({}) of {}, or give {} a column with the user's key",
+                    hop.parent_columns.join(", "),
+                    hop.parent,
+                    owned.name
                 ),
             );
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::key::{Known, RowId};
-use super::ownership::Ownership;
+use super::ownership::{Ownership, Present};
 use super::row_message::RowMessage;
 use super::{Change, Enrolled, FENCE_PREFIX, Mark, Op, ROW_PREFIX, Transaction};
 use crate::lsn::Lsn;
@@ -313,9 +313,20 @@ impl Open {
             return transaction;
         }
         let ids: Vec<RowId> = self.rows.iter().map(|row| row.known.id(&row.op)).collect();
-        let mut present: HashSet<RowId> = ids.iter().cloned().collect();
-        present.extend(self.rows.iter().filter_map(|row| row.known.old_id(&row.op)));
-        let findings = self.ownership.resolve(&present, self.overflowed);
+        let mut present = Present {
+            gone: self.overflowed,
+            ..Present::default()
+        };
+        for (row, id) in self.rows.iter().zip(&ids) {
+            present.changed.insert(id.clone());
+            present.changed.extend(row.known.old_id(&row.op));
+            match row.op {
+                Op::Insert { .. } => present.inserted.insert(id.clone()),
+                Op::Delete { .. } => present.deleted.insert(id.clone()),
+                Op::Update { .. } => false,
+            };
+        }
+        let findings = self.ownership.resolve(&present);
 
         let pairs = findings.departures.iter();
         let departed: HashSet<&Enrolled> = pairs

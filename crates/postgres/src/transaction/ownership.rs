@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::key::RowId;
-use super::row_message::{Claim, Owner, RowMessage};
+use super::row_message::{Claim, Note, Owner, RowMessage};
 use super::{Enrolled, Missing, OwnerChange, Unresolved};
 
 /// No path from a row to its user is longer: a bound against messages that lead nowhere.
@@ -18,7 +18,22 @@ pub(super) struct Ownership {
     old_keys: HashMap<RowId, RowId>,
     /// Rows that changed hands, with the owner before.
     handovers: Vec<(RowId, Option<Owner>)>,
+    /// What other rows' changes did to rows that need not have changed themselves.
+    notes: Vec<(RowId, Note, Enrolled)>,
     bytes: usize,
+}
+
+/// The rows that a transaction changed.
+#[derive(Debug, Default)]
+pub(super) struct Present {
+    /// All, under new and old keys.
+    pub(super) changed: HashSet<RowId>,
+    /// Those that came with it.
+    pub(super) inserted: HashSet<RowId>,
+    /// Those that went with it.
+    pub(super) deleted: HashSet<RowId>,
+    /// They were too many, and were not kept.
+    pub(super) gone: bool,
 }
 
 /// What follows from the messages.
@@ -33,7 +48,7 @@ pub(super) struct Findings {
 /// Follows claims to users, each row once.
 struct Resolver<'a> {
     ownership: &'a Ownership,
-    present: &'a HashSet<RowId>,
+    present: &'a Present,
     found: HashMap<&'a RowId, Found<'a>>,
 }
 
@@ -64,7 +79,20 @@ impl Ownership {
             old,
             claim,
             was,
+            note,
         } = message;
+        if let (
+            Some(note),
+            Claim::Owner(Owner {
+                user,
+                attempt: Some(attempt),
+            }),
+        ) = (note, &claim)
+        {
+            self.bytes += id_bytes(&row) + user.len();
+            self.notes
+                .push((row.clone(), note, (user.clone(), *attempt)));
+        }
         if let Some(before) = was {
             self.bytes += id_bytes(&row);
             self.handovers.push((row.clone(), before));
@@ -81,9 +109,8 @@ impl Ownership {
         }
     }
 
-    /// Follows every claim. `present` are the rows that the transaction changed, under new and old keys;
-    /// with `rows_gone` they were not kept, and no row is missed.
-    pub(super) fn resolve(&self, present: &HashSet<RowId>, rows_gone: bool) -> Findings {
+    /// Follows every claim. Where the rows of the transaction were not kept, none is missed.
+    pub(super) fn resolve(&self, present: &Present) -> Findings {
         let mut resolver = Resolver {
             ownership: self,
             present,
@@ -92,6 +119,7 @@ impl Ownership {
         let mut owners = HashMap::new();
         let mut departures = BTreeSet::new();
         let mut unresolved = BTreeSet::new();
+        let noted: HashSet<&RowId> = self.notes.iter().map(|(row, _, _)| row).collect();
         for row in self.claims.keys() {
             let table = row.table;
             let found = resolver.row(row, 0);
@@ -102,7 +130,8 @@ impl Ownership {
                 });
             }
             let moving = found.owners.iter().any(|(_, attempt)| attempt.is_some());
-            if moving && !rows_gone && !present.contains(row) {
+            let missed = !present.gone && !present.changed.contains(row) && !noted.contains(row);
+            if moving && missed {
                 unresolved.insert(Unresolved {
                     table,
                     missing: Missing::Row,
@@ -121,6 +150,19 @@ impl Ownership {
                 .map(|owner| (owner.user.as_str(), owner.attempt));
             let after = resolver.row(row, 0).owners.last().copied();
             departures.extend(owner_change(row.table, before, after));
+        }
+        for (row, note, (user, attempt)) in &self.notes {
+            let enrolled = Some((user.as_str(), Some(*attempt)));
+            // Came or went with the transaction: then its own change says all.
+            match note {
+                Note::Entered if !present.inserted.contains(row) => {
+                    departures.extend(owner_change(row.table, None, enrolled));
+                }
+                Note::Left if !present.deleted.contains(row) => {
+                    departures.extend(owner_change(row.table, enrolled, None));
+                }
+                Note::Entered | Note::Left | Note::Still => {}
+            }
         }
         Findings {
             owners,
@@ -149,7 +191,7 @@ impl<'a> Resolver<'a> {
         let Some(claims) = ownership.claims.get(row).or_else(by_old_key) else {
             // A row that changed here without a message is nobody's who moves; of one that did not
             // change here, and which the guard could not see either, we know nothing.
-            let unknown = !self.present.contains(row);
+            let unknown = !self.present.changed.contains(row);
             return Found {
                 owners: Vec::new(),
                 unknown,
@@ -165,6 +207,11 @@ impl<'a> Resolver<'a> {
                     let parents = self.row(parent, depth + 1);
                     found.unknown |= parents.unknown;
                     for (user, attempt) in parents.owners {
+                        found.add(user, attempt);
+                    }
+                }
+                Claim::MaybeParent(parent) => {
+                    for (user, attempt) in self.row(parent, depth + 1).owners {
                         found.add(user, attempt);
                     }
                 }
@@ -217,7 +264,7 @@ fn claim_bytes(claim: &Claim) -> usize {
     size_of::<Claim>()
         + match claim {
             Claim::Owner(owner) => owner.user.len(),
-            Claim::Parent(parent) => id_bytes(parent),
+            Claim::Parent(parent) | Claim::MaybeParent(parent) => id_bytes(parent),
             Claim::Nobody => 0,
         }
 }

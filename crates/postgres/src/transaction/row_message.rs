@@ -6,7 +6,9 @@
 //!
 //! `t` the table's oid; `k` the key as text, after the change, or before a deletion; `o` the old key if an
 //! update changed it; `u` the owner and `a` his attempt if he is moving; `p` the parent row, where the
-//! owner could not be read; `was` the owner before, if an update changed him.
+//! owner could not be read, with `m` where the row is nobody's unless its parent is somebody's by now; `was` the
+//! owner before, if an update changed him; `n` that another row's change made the row his (`entered`), or no longer his
+//! (`left`), or that it is his as before (`still`): the row itself need not have changed.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -23,6 +25,20 @@ pub(super) struct RowMessage {
     pub(super) claim: Claim,
     /// Present if the owner changed; the owner before, if there was one.
     pub(super) was: Option<Option<Owner>>,
+    /// Present if another row's change said it.
+    pub(super) note: Option<Note>,
+}
+
+/// What another row's change did to this row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Note {
+    /// It is the owner's now.
+    Entered,
+    /// It was the owner's, and is nobody's.
+    Left,
+    /// It is the owner's, as it was.
+    Still,
 }
 
 /// What a message says about the owner of its row.
@@ -32,6 +48,8 @@ pub(super) enum Claim {
     Owner(Owner),
     /// Whoever owns this row owns it.
     Parent(RowId),
+    /// Whoever owns this row owns it, if anybody does.
+    MaybeParent(RowId),
     /// Nobody owns it.
     Nobody,
 }
@@ -54,6 +72,9 @@ struct Wire {
     u: Option<String>,
     a: Option<i64>,
     p: Option<(u32, KeyText)>,
+    #[serde(default)]
+    m: bool,
+    n: Option<Note>,
     was: Option<WireOwner>,
 }
 
@@ -79,6 +100,7 @@ impl RowMessage {
                 user,
                 attempt: wire.a,
             }),
+            (None, Some((table, key))) if wire.m => Claim::MaybeParent(row_id(table, key)),
             (None, Some((table, key))) => Claim::Parent(row_id(table, key)),
             (None, None) => Claim::Nobody,
         };
@@ -94,6 +116,7 @@ impl RowMessage {
             old,
             claim,
             was,
+            note: wire.n,
         })
     }
 }

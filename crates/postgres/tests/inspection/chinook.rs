@@ -45,11 +45,11 @@ async fn the_schema_comes_out_parents_first_with_enforced_ways() -> Result<()> {
         .collect();
     assert_eq!(names, ["customer", "invoice", "invoice_line"]);
     let line = &home.owned[2];
-    assert_eq!(line.owner.column, "customer_id");
-    assert_eq!(line.owner.hops.len(), 1);
-    assert_eq!(line.owner.hops[0].parent, TableName::parse("invoice"));
-    assert_eq!(line.owner.hops[0].parent_columns, ["invoice_id"]);
-    assert!(line.owner.hops[0].enforced);
+    assert_eq!(line.ways[0].column, "customer_id");
+    assert_eq!(line.ways[0].hops.len(), 1);
+    assert_eq!(line.ways[0].hops[0].parent, TableName::parse("invoice"));
+    assert_eq!(line.ways[0].hops[0].parent_columns, ["invoice_id"]);
+    assert!(line.ways[0].hops[0].enforced);
     assert_eq!(line.key, ["invoice_line_id"]);
     assert!(home.owned.iter().all(|table| table.portable_binary()));
     assert_eq!(home.users.market.as_deref(), Some("\"country\""));

@@ -94,17 +94,17 @@ async fn types_keys_and_ways_are_read_for_what_they_are() -> Result<()> {
     assert_eq!(mood.column.sql_type, "public.mood");
 
     let item = &home.owned[2];
-    assert_eq!(item.owner.hops[0].columns, ["x", "y"]);
+    assert_eq!(item.ways[0].hops[0].columns, ["x", "y"]);
     assert_eq!(
-        item.owner.hops[0].parent_columns,
+        item.ways[0].hops[0].parent_columns,
         ["a", "b"],
         "by the foreign key, not by place"
     );
-    assert!(item.owner.hops[0].enforced);
+    assert!(item.ways[0].hops[0].enforced);
     let note = &home.owned[3];
     assert_eq!(note.key, ["id"]);
-    assert_eq!(note.owner.hops.len(), 2);
-    assert!(!note.owner.hops[0].enforced, "no foreign key");
+    assert_eq!(note.ways[0].hops.len(), 2);
+    assert!(!note.ways[0].hops[0].enforced, "no foreign key");
     assert_eq!(
         catalog.tables[&item.name]
             .column("n")
@@ -205,9 +205,8 @@ async fn every_mistake_is_named_in_one_run() -> Result<()> {
         ClassifyError::Unclassified {
             table: table("cache"),
         },
-        ClassifyError::UnsupportedTable {
+        ClassifyError::NoKey {
             table: table("event"),
-            form: "a partitioned table",
         },
         ClassifyError::UnsupportedTable {
             table: table("everyone"),
