@@ -1,6 +1,6 @@
 //! Copies the wanted users, chunk by chunk, ahead of the hand-offs.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use model::{Attempt, Market, MoveId, UserKey};
 use postgres::connect::Session;
@@ -8,6 +8,7 @@ use postgres::{census, slot};
 use residency::journal;
 use tokio::sync::mpsc;
 
+use crate::bonds::{Bonds, bind};
 use crate::copying::{self, copy_chunk};
 use crate::desk::Desk;
 use crate::drive::Way;
@@ -32,6 +33,8 @@ pub(crate) struct Ready {
     pub(crate) id: MoveId,
     pub(crate) attempt: Attempt,
     pub(crate) users: Vec<(UserKey, u64)>,
+    /// Who of them cannot part.
+    pub(crate) bonds: Bonds,
 }
 
 /// How many users are listed at once: bounds memory.
@@ -60,9 +63,19 @@ impl Copier<'_> {
         let mut writing = target.session("copy").await?;
         let bounds = &self.way.route.bounds;
         let mut pages = Pages::of(wanted);
+        let mut fetched = HashSet::new();
         while let Some(users) = pages.next(&mut desk.source, self.way.route).await? {
-            let mut groups: VecDeque<_> =
-                grouped(&users, bounds.chunk_users, bounds.chunk_rows).into();
+            let bound = bind(self.way.route, &mut desk, wanted, users, &mut fetched).await?;
+            for refused in bound.aside {
+                let _ = aside.send(refused);
+            }
+            let mut groups: VecDeque<_> = grouped(
+                &bound.users,
+                &bound.bonds,
+                bounds.chunk_users,
+                bounds.chunk_rows,
+            )
+            .into();
             while !groups.is_empty() {
                 check_wal(self.way.route, self.way.stream, &desk.source).await?;
                 let together: Vec<_> = groups
@@ -95,6 +108,7 @@ impl Copier<'_> {
                             let next = Ready {
                                 id: self.way.id.clone(),
                                 attempt: chunk.attempt,
+                                bonds: of_chunk(&bound.bonds, &chunk),
                                 users: chunk.users,
                             };
                             if ready.send(next).await.is_err() {
@@ -144,6 +158,15 @@ impl Copier<'_> {
         self.way.catch_up.forget(chunk.attempt).await?;
         put_back::cancel(self.way.route, self.way.offices, desk, chunk.attempt).await
     }
+}
+
+/// The companies of one chunk's users.
+fn of_chunk(bonds: &Bonds, chunk: &Chunk) -> Bonds {
+    let users = chunk.users.iter();
+    users
+        .filter_map(|(user, _)| bonds.get_key_value(user))
+        .map(|(user, company)| (user.clone(), *company))
+        .collect()
 }
 
 /// Whether the source keeps back more WAL for us than it may.

@@ -13,6 +13,7 @@ use residency::{barrier, install, records};
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 
+use crate::bonds;
 use crate::catch_up::CatchUp;
 pub use crate::copier::Wanted;
 use crate::copier::{Copier, Ready};
@@ -304,10 +305,12 @@ impl Run<'_> {
         let users = census::users_listed(&mut desk.source, &source.schema, &keys)
             .await
             .at(&source.site, doing)?;
+        let bonds = bonds::among(self.way.route, desk, &users).await?;
         Ok(Ready {
             id: survivor.r#move,
             attempt: survivor.attempt,
             users,
+            bonds,
         })
     }
 }

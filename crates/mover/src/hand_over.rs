@@ -30,7 +30,7 @@ impl Run<'_> {
         chunk: Ready,
     ) -> Result<Aside> {
         let mut again = Vec::new();
-        let mut queue = Queue::of(batches(&chunk.users, self.way.route));
+        let mut queue = Queue::of(batches(&chunk.users, &chunk.bonds, self.way.route));
         let mut behind_since = None;
         while let Some(Waiting { users, tries }) = queue.next().await {
             let batch = self.without_spoilt(desk, &chunk, users, &mut again).await?;

@@ -6,6 +6,7 @@
 //! go, [`finish`], and later [`erase`].
 
 pub mod accept;
+mod bonds;
 pub mod catch_up;
 mod copier;
 pub mod copying;

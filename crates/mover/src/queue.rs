@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use model::UserKey;
 
+use crate::bonds::Bonds;
 use crate::route::Route;
 
 /// The first wait after a fence that did not get in; doubled each time, up to [`BACK_OFF_MAX`].
@@ -63,31 +64,45 @@ impl Queue {
 }
 
 /// The users of a chunk in batches: bounded by users and by rows, a bigger user alone.
-pub(crate) fn batches(users: &[(UserKey, u64)], route: &Route) -> VecDeque<Vec<UserKey>> {
+pub(crate) fn batches(
+    users: &[(UserKey, u64)],
+    bonds: &Bonds,
+    route: &Route,
+) -> VecDeque<Vec<UserKey>> {
     let (users_max, rows_max) = (route.bounds.batch_users.max(1), route.bounds.batch_rows);
-    grouped(users, users_max, rows_max)
+    grouped(users, bonds, users_max, rows_max)
         .into_iter()
         .map(|group| group.into_iter().map(|(user, _)| user).collect())
         .collect()
 }
 
-/// Neighbours in groups of at most `users_max` users and `rows_max` rows; a bigger user alone.
+/// Neighbours in groups of at most `users_max` users and `rows_max` rows; a bigger user alone. Neighbours who cannot
+/// part count as one.
 pub(crate) fn grouped(
     users: &[(UserKey, u64)],
+    bonds: &Bonds,
     users_max: usize,
     rows_max: u64,
 ) -> Vec<Vec<(UserKey, u64)>> {
     let mut groups: Vec<Vec<(UserKey, u64)>> = Vec::new();
     let mut rows_in_last = 0;
-    for (user, rows) in users {
+    let together = |a: &(UserKey, u64), b: &(UserKey, u64)| {
+        bonds
+            .get(&a.0)
+            .is_some_and(|company| bonds.get(&b.0) == Some(company))
+    };
+    for company in users.chunk_by(together) {
+        let rows: u64 = company.iter().map(|(_, rows)| rows).sum();
         match groups.last_mut() {
-            Some(last) if last.len() < users_max && rows_in_last + rows <= rows_max => {
-                last.push((user.clone(), *rows));
+            Some(last)
+                if last.len() + company.len() <= users_max && rows_in_last + rows <= rows_max =>
+            {
+                last.extend_from_slice(company);
                 rows_in_last += rows;
             }
             _ => {
-                groups.push(vec![(user.clone(), *rows)]);
-                rows_in_last = *rows;
+                groups.push(company.to_vec());
+                rows_in_last = rows;
             }
         }
     }
@@ -119,12 +134,20 @@ mod tests {
     #[test]
     fn a_group_is_bounded_by_users_and_by_rows_and_a_big_user_goes_alone() {
         let sizes = |rows: &[u64]| -> Vec<usize> {
-            grouped(&users(rows), 3, 100).iter().map(Vec::len).collect()
+            let groups = grouped(&users(rows), &Bonds::new(), 3, 100);
+            groups.iter().map(Vec::len).collect()
         };
         assert_eq!(sizes(&[1, 1, 1, 1]), [3, 1]);
         assert_eq!(sizes(&[60, 60, 10]), [1, 2]);
         assert_eq!(sizes(&[500, 1, 500]), [1, 1, 1]);
         assert_eq!(sizes(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn who_cannot_part_is_not_parted() {
+        let bonds: Bonds = ["2", "3"].map(|user| (UserKey::from(user), 1)).into();
+        let groups = grouped(&users(&[1, 1, 1, 1]), &bonds, 3, 100);
+        assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
     }
 
     #[test]

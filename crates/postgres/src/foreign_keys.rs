@@ -58,10 +58,11 @@ async fn check_one(
         tx.execute(&lock, &[]).await.doing(doing())?;
     }
     let dangles = format!(
-        "{} AND NOT EXISTS (SELECT FROM {} AS r WHERE {})",
+        "{} AND NOT EXISTS (SELECT FROM {} AS r WHERE {}{})",
         filled("t", &key.child_columns),
         key.parent.sql(),
         equal("r", &key.parent_columns, "t", &key.child_columns),
+        stays(home, child, key, &array),
     );
     let owners = child.select(
         rows,
@@ -77,8 +78,22 @@ async fn check_one(
     Ok(rows.iter().map(dangling).collect())
 }
 
+/// That the row called `r` is not just a copy of somebody who is on his way here, and may never come: nobody's, of the
+/// users in `array`, or of one who lives here.
+fn stays(home: &HomeSchema, child: &OwnedTable, key: &ForeignKey, array: &str) -> String {
+    match home.owned(&key.parent) {
+        Some(parent) if !is_ownership(child, key) => format!(
+            " AND NOT EXISTS (SELECT FROM ({}) AS w(k) WHERE w.k <> ALL ({array}) AND NOT coalesce( \
+             (SELECT d.state IN ('settled', 'moving', 'fenced', 'offered') FROM domicile.resident AS d \
+              WHERE d.user_key = w.k), domicile.known(w.k)))",
+            parent.owners_of("r")
+        ),
+        _ => String::new(),
+    }
+}
+
 /// Whether `key` is the first step of every way from the child: then the parent belongs to the same user.
-fn is_ownership(child: &OwnedTable, key: &ForeignKey) -> bool {
+pub(crate) fn is_ownership(child: &OwnedTable, key: &ForeignKey) -> bool {
     child.ways.iter().all(|way| match way.hops.first() {
         Some(hop) => !hop.against && hop.parent == key.parent && hop.columns == key.child_columns,
         None => key.child_columns == [way.column.clone()],

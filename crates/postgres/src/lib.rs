@@ -23,6 +23,7 @@ pub mod replica;
 pub mod slot;
 pub mod snapshot;
 pub mod stream;
+pub mod ties;
 pub mod transaction;
 pub mod users;
 pub mod verify;

@@ -263,8 +263,9 @@ fn bad_values_are_refused_with_their_form() {
             .starts_with("domicile.toml:14: service.shop.tables.invoice_line: ")
     );
     assert!(
-        replaced(14, "invoice_line = \"<- a.b\"")
-            .contains(":14: service.shop.tables.invoice_line: points at a, which belongs to no user")
+        replaced(14, "invoice_line = \"<- a.b\"").contains(
+            ":14: service.shop.tables.invoice_line: points at a, which belongs to no user"
+        )
     );
     assert_eq!(
         replaced(8, "ids = \"serial\""),
