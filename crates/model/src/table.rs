@@ -1,6 +1,6 @@
 //! The classified tables of one home database, as its catalog gives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -181,6 +181,8 @@ pub struct HomeSchema {
     pub owned: Vec<OwnedTable>,
     /// The reference tables with their columns' names and types.
     pub references: BTreeMap<TableName, Vec<Column>>,
+    /// Those of them whose rows are copied to a target that lacks them.
+    pub references_copied: BTreeSet<TableName>,
     /// The foreign keys that touch an owned table.
     pub foreign_keys: Vec<ForeignKey>,
     /// A digest of all the above without object ids: equal at two sites whose schemas agree.

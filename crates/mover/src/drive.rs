@@ -6,7 +6,8 @@ use std::time::Duration;
 use model::MoveId;
 use postgres::connect::Session;
 use postgres::digest::DigestKey;
-use postgres::{census, slot};
+use postgres::preflight::reference_digest;
+use postgres::{census, references, slot};
 use residency::journal::{self, Purpose};
 use residency::office::Office;
 use residency::{barrier, install, records};
@@ -81,6 +82,7 @@ pub async fn run(
         source: source.session("mover").await?,
         target: target.session("mover").await?,
     };
+    bring_references(&route, &mut desk).await?;
     let stream = install::stream_name(&route.service);
     let slot = make_slot(&desk.source, source, &stream).await?;
     let survivors = recover(&route, &offices, &mut desk, &slot).await?;
@@ -149,6 +151,32 @@ pub async fn run(
     Ok(report)
 }
 
+/// Copies the reference rows that the target lacks, where that is asked for, and makes sure that they are equal then.
+async fn bring_references(route: &Route, desk: &mut Desk) -> Result<()> {
+    let (source, target) = (&route.source, &route.target);
+    if source.schema.references_copied.is_empty() {
+        return Ok(());
+    }
+    let doing = "copying reference tables";
+    references::bring(&desk.source, &mut desk.target, &source.schema)
+        .await
+        .at(&target.site, doing)?;
+    let here = reference_digest(&desk.source, &source.schema)
+        .await
+        .at(&source.site, doing)?;
+    let there = reference_digest(&desk.target, &target.schema)
+        .await
+        .at(&target.site, doing)?;
+    let differs = |name: &&model::table::TableName| here.get(*name) != there.get(*name);
+    match source.schema.references_copied.iter().find(differs) {
+        Some(table) => Err(Error::ReferenceDiffers {
+            site: target.site.clone(),
+            table: table.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Finds the slot or makes it. Where open transactions do not let it be made in time, they are named.
 async fn make_slot(session: &Session, source: &End, stream: &str) -> Result<slot::Slot> {
     let made = slot::ensure(session, stream).await;
@@ -176,6 +204,7 @@ fn ends_the_attempts(error: &Error) -> bool {
         | Error::Connect { .. }
         | Error::Port(_)
         | Error::Behind { .. }
+        | Error::ReferenceDiffers { .. }
         | Error::StreamGone
         | Error::InDoubt { .. }
         | Error::Contradiction { .. } => false,

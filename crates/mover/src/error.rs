@@ -52,6 +52,16 @@ pub enum Error {
         /// The bound.
         cap: u64,
     },
+    /// A reference table that was to be copied holds a row at the target that differs from the source's.
+    #[error(
+        "reference table {table} holds other rows at {site} than at the source, also once missing ones were copied"
+    )]
+    ReferenceDiffers {
+        /// The target.
+        site: SiteName,
+        /// The table.
+        table: model::table::TableName,
+    },
     /// The target does not keep up with the source's writes.
     #[error(
         "the target has been behind the change stream of {site} for {seconds} s without a break"

@@ -53,6 +53,9 @@ pub fn classify(catalog: &Catalog, declared: &Declared) -> Result<HomeSchema, Ve
     let owned = room.owned_tables();
     let foreign_keys = room.foreign_keys(&owned);
     let references = room.references();
+    let copied = room.declared.iter();
+    let copied = copied.filter(|(_, ownership)| **ownership == Ownership::ReferenceCopied);
+    let references_copied = copied.map(|(name, _)| name.clone()).collect();
     let mut errors = room.errors;
     if let Some(market) = &declared.market
         && is_plain_name(market)
@@ -70,6 +73,7 @@ pub fn classify(catalog: &Catalog, declared: &Declared) -> Result<HomeSchema, Ve
         users,
         owned,
         references,
+        references_copied,
         foreign_keys,
         fingerprint: String::new(),
     };

@@ -19,6 +19,7 @@ pub mod lsn;
 pub mod pgoutput;
 pub mod preflight;
 pub mod propose;
+pub mod references;
 pub mod replica;
 pub mod slot;
 pub mod snapshot;

@@ -128,6 +128,8 @@ struct Way {
     rank: Rank,
     /// The foreign key's name, to tell people which one.
     constraint: String,
+    /// Its own columns may be null.
+    nullable: bool,
 }
 
 /// A column of the table itself goes before any path; then what cannot be null or dangle goes before what can; then
@@ -190,6 +192,7 @@ impl Ways<'_> {
             return Some(Way {
                 ownership,
                 constraint,
+                nullable,
                 rank: Rank {
                     path: false,
                     loose,
@@ -217,18 +220,35 @@ impl Ways<'_> {
             ownership,
             rank,
             constraint,
+            nullable,
         })
     }
 
     fn proposed(&self, name: &TableName, table: &Table) -> Proposed {
         let mut proposed = match self.found.get(name).map(Vec::as_slice) {
             Some([way]) => self.owned(way),
+            Some(ways) if ways.iter().all(|way| way.nullable) => {
+                // Each may be null, so that several make sense together: the first that is not decides.
+                let names: Vec<&str> = ways.iter().map(|way| way.constraint.as_str()).collect();
+                Proposed {
+                    ownership: Ownership::First(
+                        ways.iter().map(|way| way.ownership.clone()).collect(),
+                    ),
+                    why: format!(
+                        "any of {} may be null: the first that is not decides; put the right one first",
+                        names.join(", ")
+                    ),
+                }
+            }
             Some(ways) => {
                 let candidates: Vec<String> = ways
                     .iter()
                     .map(|way| format!("{:?}", way.ownership.to_string()))
                     .collect();
-                undecided(format!("equally good: {}", candidates.join(" or ")))
+                undecided(format!(
+                    "a row ties users together: {}; its owner's column decides, at the other end it is reported",
+                    candidates.join(" or ")
+                ))
             }
             None => self.apart(name, table),
         };
@@ -279,6 +299,9 @@ impl Ways<'_> {
             }
         }
         let list = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(", ");
+        if let Some(proposed) = self.pointed_at(name, table) {
+            return proposed;
+        }
         if !children.is_empty() {
             let point = if children.len() == 1 {
                 "points"
@@ -306,12 +329,47 @@ impl Ways<'_> {
                 why,
             };
         }
+        if let Some(pair) = pair(table) {
+            return undecided(pair);
+        }
         undecided(match self.hint(table) {
             Some(column) => {
                 format!("no foreign key, but column {column} looks like the user's key")
             }
             None => "no foreign key tells whose rows these are".to_owned(),
         })
+    }
+
+    /// A table at which rows of users point, one each: then it is theirs, like the address of an order. And one that has
+    /// nearly as many rows as there are users: then somebody must say whether it is theirs or a catalogue.
+    fn pointed_at(&self, name: &TableName, table: &Table) -> Option<Proposed> {
+        let pointing = self.catalog.foreign_keys.iter().filter(|key| {
+            key.parent == *name && (key.child == *self.users || self.found.contains_key(&key.child))
+        });
+        let pointing: Vec<&ForeignKey> = pointing.collect();
+        let against = |key: &ForeignKey| Ownership::Against {
+            by: key.child.to_string(),
+            columns: key.child_columns.clone(),
+        };
+        if let [key] = pointing.as_slice()
+            && self.catalog.tables[&key.child].is_unique(&key.child_columns)
+        {
+            return Some(Proposed {
+                ownership: against(key),
+                why: format!(
+                    "one row of {} at most points at each ({})",
+                    key.child, key.name
+                ),
+            });
+        }
+        let users = self.catalog.tables[self.users].rows_estimate;
+        let grows = users >= 100.0 && table.rows_estimate * 2.0 >= users;
+        let first = pointing.first().filter(|_| grows)?;
+        Some(undecided(format!(
+            "{} points at it, and it has nearly as many rows as there are users: {:?} if they are theirs, \"reference\" if not",
+            first.child,
+            against(first).to_string()
+        )))
     }
 
     /// A column that by name and type could hold the user's key though no foreign key says so.
@@ -326,6 +384,18 @@ impl Ways<'_> {
         })?;
         Some(&found.column.name)
     }
+}
+
+/// The reason for a doubt where two columns look like a (type, id) pair.
+fn pair(table: &Table) -> Option<String> {
+    let id = table.columns.iter().find_map(|column| {
+        let stem = column.column.name.strip_suffix("_type")?;
+        table.column(&format!("{stem}_id")).map(|_| stem)
+    })?;
+    Some(format!(
+        "{id}_type and {id}_id look like a pair that names rows of several tables: write \
+         [{{ when = \"{id}_type = '…'\", owner = \"{id}_id -> …\" }}, …]"
+    ))
 }
 
 fn undecided(why: String) -> Proposed {

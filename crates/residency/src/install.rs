@@ -360,8 +360,12 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
     }
     for table in wanted.home.references.keys() {
         // UPDATE: a row that a moved one refers to is locked FOR KEY SHARE.
+        let insert = match wanted.home.references_copied.contains(table) {
+            true => ", INSERT",
+            false => "",
+        };
         sql.push_str(&format!(
-            "GRANT SELECT, UPDATE ON {} TO {mover};\n",
+            "GRANT SELECT, UPDATE{insert} ON {} TO {mover};\n",
             table.sql()
         ));
     }

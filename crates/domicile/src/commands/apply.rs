@@ -248,6 +248,10 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
             Exit::Unfinished,
             "run `domicile install` to attach it again, see who took it off, and run apply again",
         ),
+        Error::ReferenceDiffers { .. } => (
+            Exit::Unfinished,
+            "nobody moved: make the rows that stand at both equal, and run apply again",
+        ),
         Error::Behind { .. } => (
             Exit::Limit,
             "everything done is kept: move when fewer writes come in, or give the target more, and run apply again",

@@ -112,29 +112,29 @@ async fn tables(
         .schema
         .owned
         .iter()
-        .map(|table| (table.oid, &table.name, false));
+        .map(|table| (table.oid, &table.name, "{SELECT,INSERT,UPDATE,DELETE}"));
     let references = expect.schema.references.keys().filter_map(|name| {
-        expect
-            .catalog
-            .tables
-            .get(name)
-            .map(|table| (table.oid, name, true))
+        expect.catalog.tables.get(name).map(|table| {
+            match expect.schema.references_copied.contains(name) {
+                true => (table.oid, name, "{SELECT,INSERT,UPDATE}"),
+                false => (table.oid, name, "{SELECT,UPDATE}"),
+            }
+        })
     });
     let all: Vec<_> = owned.chain(references).collect();
     let oids: Vec<u32> = all.iter().map(|(oid, _, _)| *oid).collect();
-    let reference: Vec<bool> = all.iter().map(|(_, _, reference)| *reference).collect();
+    let rights: Vec<&str> = all.iter().map(|(_, _, rights)| *rights).collect();
     // UPDATE on a reference table: its rows are locked FOR KEY SHARE when users arrive who point at them.
     let sql = "SELECT session_user::text, \
-                      array_to_string(ARRAY(SELECT p FROM unnest(CASE WHEN t.reference \
-                          THEN '{SELECT,UPDATE}' ELSE '{SELECT,INSERT,UPDATE,DELETE}' END::text[]) p \
+                      array_to_string(ARRAY(SELECT p FROM unnest(t.rights::text[]) p \
                           WHERE NOT has_table_privilege(t.oid, p)), ', '), \
                       has_schema_privilege(c.relnamespace, 'USAGE'), row_security_active(t.oid), \
                       pg_has_role(c.relowner, 'USAGE') AND NOT (SELECT rolsuper FROM pg_roles \
                                                                  WHERE rolname = session_user) \
-                 FROM unnest($1::oid[], $2::bool[]) WITH ORDINALITY t(oid, reference, place) \
+                 FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY t(oid, rights, place) \
                  JOIN pg_class c ON c.oid = t.oid ORDER BY t.place";
     let rows = client
-        .query(sql, &[&oids, &reference])
+        .query(sql, &[&oids, &rights])
         .await
         .map_err(ReadError::of("the role's rights on tables"))?;
     let mut owner_of = Vec::new();

@@ -136,6 +136,50 @@ fn people_whom_users_point_at_are_reference_data() {
         &[("id", "bigint"), ("boss", "bigint?")],
     );
     points(&mut catalog, "employee", "boss", "employee");
-    points(&mut catalog, "users", "id", "employee");
+    points(&mut catalog, "users", "country", "employee");
     assert_eq!(proposed(&catalog, "employee").0, "reference");
+}
+
+#[test]
+fn what_one_row_of_a_user_points_at_is_his() {
+    let mut catalog = catalog();
+    table(&mut catalog, "address", &[("id", "bigint")]);
+    points(&mut catalog, "users", "id", "address");
+    let (ownership, why) = proposed(&catalog, "address");
+    assert_eq!(ownership, "<- users.id");
+    assert!(why.contains("at most"), "{why}");
+}
+
+#[test]
+fn of_columns_that_may_be_null_the_first_that_is_not_decides() {
+    let mut catalog = catalog();
+    table(
+        &mut catalog,
+        "deal",
+        &[
+            ("id", "bigint"),
+            ("buyer", "bigint?"),
+            ("seller", "bigint?"),
+        ],
+    );
+    points(&mut catalog, "deal", "buyer", "users");
+    points(&mut catalog, "deal", "seller", "users");
+    assert_eq!(proposed(&catalog, "deal").0, "buyer, else seller");
+}
+
+#[test]
+fn a_pair_of_type_and_id_is_doubtful_and_shown_how_to_write() {
+    let mut catalog = catalog();
+    table(
+        &mut catalog,
+        "remark",
+        &[
+            ("id", "bigint"),
+            ("object_type", "text"),
+            ("object_id", "bigint"),
+        ],
+    );
+    let (ownership, why) = proposed(&catalog, "remark");
+    assert_eq!(ownership, "?");
+    assert!(why.contains("when = \"object_type = '…'\""), "{why}");
 }
