@@ -14,6 +14,8 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Ownership {
     /// What was said of each row, without repetitions, in order.
     claims: BTreeMap<RowId, Vec<Claim>>,
+    /// How many messages each row has.
+    messages: HashMap<RowId, usize>,
     /// Rows under keys that updates took from them: children's messages may name the parent so.
     old_keys: HashMap<RowId, RowId>,
     /// Rows that changed hands, with the owner before.
@@ -73,7 +75,8 @@ impl Ownership {
             self.bytes += id_bytes(&old) + id_bytes(&row);
             self.old_keys.insert(old, row.clone());
         }
-        self.bytes += id_bytes(&row);
+        self.bytes += 2 * id_bytes(&row) + size_of::<usize>();
+        *self.messages.entry(row.clone()).or_default() += 1;
         let claims = self.claims.entry(row).or_default();
         if !claims.contains(&claim) {
             self.bytes += claim_bytes(&claim);
@@ -82,8 +85,14 @@ impl Ownership {
     }
 
     /// Follows every claim. `present` are the rows that the transaction changed, under new and old keys;
-    /// with `rows_gone` they were not kept, and no row is missed.
-    pub(super) fn resolve(&self, present: &HashSet<RowId>, rows_gone: bool) -> Findings {
+    /// with `rows_gone` they were not kept, and no row is missed. `again` are keys that one row left and another
+    /// took, with the number of changes under them.
+    pub(super) fn resolve(
+        &self,
+        present: &HashSet<RowId>,
+        rows_gone: bool,
+        again: &HashMap<RowId, usize>,
+    ) -> Findings {
         let mut resolver = Resolver {
             ownership: self,
             present,
@@ -110,6 +119,11 @@ impl Ownership {
             }
             for pair in found.owners.windows(2) {
                 departures.extend(owner_change(table, Some(pair[0]), Some(pair[1])));
+            }
+            // A row that nobody was named for stood under this key, too: somebody's who does not move.
+            let silent = again.get(row).is_some_and(|n| self.messages[row] < *n);
+            if let (true, Some(owner)) = (silent, found.owners.first()) {
+                departures.extend(owner_change(table, Some(*owner), None));
             }
             if let [(user, Some(attempt))] = found.owners[..] {
                 owners.insert(row.clone(), (user.to_owned(), attempt));
