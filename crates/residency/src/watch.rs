@@ -6,20 +6,28 @@ use tokio_postgres::GenericClient;
 
 use crate::Result;
 use crate::error::Doing;
-use crate::guard::{TRIGGER, TRUNCATE_TRIGGER};
 
 /// The event trigger's name.
 pub const EVENT_TRIGGER: &str = "domicile_keep_guard";
 
-/// The owned tables on which the guard does not stand as it must: both triggers, and ENABLE ALWAYS.
+/// Whether trigger `g` is one of the guard's as we made it: fires always, at everything, for everybody but one role,
+/// and calls a function of ours. A trigger can be replaced by whoever has the right TRIGGER on its table.
+///
+/// 29: AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW; 34: BEFORE TRUNCATE FOR EACH STATEMENT.
+const STANDS: &str = "NOT g.tgisinternal AND g.tgenabled = 'A' AND g.tgattr = ''::int2vector \
+    AND (g.tgname, g.tgtype) IN (('DOMICILE_GUARD', 29), ('DOMICILE_GUARD_TRUNCATE', 34)) \
+    AND pg_get_triggerdef(g.oid) ~ ' WHEN \\(\\(SESSION_USER <> ''[^'']*''::name\\)\\) EXECUTE FUNCTION domicile\\.'";
+
+/// The owned tables on which the guard does not stand as it must: both triggers, unchanged, and ENABLE ALWAYS.
 pub async fn unguarded(session: &impl GenericClient, home: &HomeSchema) -> Result<Vec<String>> {
     let tables: Vec<String> = home.owned.iter().map(|table| table.name.sql()).collect();
     let rows = session
         .query(
-            "SELECT t FROM unnest($1::text[]) AS t WHERE (SELECT count(*) FROM pg_trigger AS g \
-                 WHERE g.tgrelid = to_regclass(t) AND NOT g.tgisinternal AND g.tgenabled = 'A' \
-                   AND g.tgname = ANY ($2::text[])) <> 2",
-            &[&tables, &vec![TRIGGER, TRUNCATE_TRIGGER]],
+            &format!(
+                "SELECT t FROM unnest($1::text[]) AS t WHERE (SELECT count(*) FROM pg_trigger AS g \
+                     WHERE g.tgrelid = to_regclass(t) AND {STANDS}) <> 2"
+            ),
+            &[&tables],
         )
         .await
         .doing("looking whether the guard stands")?;
@@ -38,8 +46,7 @@ DECLARE
 BEGIN
     SELECT w.relation::text INTO bare FROM domicile.guarded AS w
         JOIN pg_class AS c ON c.oid = w.relation
-        WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = w.relation AND NOT g.tgisinternal
-                 AND g.tgenabled = 'A' AND g.tgname IN ('{TRIGGER}', '{TRUNCATE_TRIGGER}')) <> 2
+        WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = w.relation AND {STANDS}) <> 2
         LIMIT 1;
     IF bare IS NOT NULL THEN
         RAISE EXCEPTION 'the guard on % must stand; take Domicile out with `domicile uninstall`', bare
