@@ -16,7 +16,7 @@ pub const EVENT_TRIGGER: &str = "domicile_keep_guard";
 /// 29: AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW; 34: BEFORE TRUNCATE FOR EACH STATEMENT.
 const STANDS: &str = "NOT g.tgisinternal AND g.tgenabled = 'A' AND g.tgattr = ''::int2vector \
     AND (g.tgname, g.tgtype) IN (('DOMICILE_GUARD', 29), ('DOMICILE_GUARD_TRUNCATE', 34)) \
-    AND pg_get_triggerdef(g.oid) ~ ' WHEN \\(\\(SESSION_USER <> ''[^'']*''::name\\)\\) EXECUTE FUNCTION domicile\\.'";
+    AND pg_get_triggerdef(g.oid) ~ ' WHEN [(][(]SESSION_USER <> ''([^'']|'''')*''::name[)][)] EXECUTE FUNCTION domicile[.]'";
 
 /// The owned tables on which the guard does not stand as it must: both triggers, unchanged, and ENABLE ALWAYS.
 pub async fn unguarded(session: &impl GenericClient, home: &HomeSchema) -> Result<Vec<String>> {
