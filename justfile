@@ -13,6 +13,10 @@ lint:
 test:
     cargo test --workspace --features domicile/planted-faults
 
+# Copy and stream meet: a million interleavings (twenty thousand run with the tests)
+prop:
+    DOMICILE_CASES=1000000 cargo test -p mover --lib portion
+
 # The whole story on this machine
 demo:
     cargo run --release -p domicile -- demo

@@ -16,7 +16,7 @@ use postgres::lsn::Lsn;
 use postgres::replica;
 use postgres::snapshot::Snapshot;
 use postgres::stream::{ChangeStream, Said};
-use postgres::transaction::{Change, Enrolled, Mark, Transaction, read_changes, write_changes};
+use postgres::transaction::{Change, Mark, Transaction, read_changes, write_changes};
 use residency::inbound::{self, Spooled};
 use residency::records;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::desk::{commit, transaction};
 use crate::error::{At, Error, Result};
+use crate::portion::{self, Progress, Work};
 use crate::route::{Offices, Route};
 
 /// How many bytes of changes are applied in one transaction at the target: bounds its memory and its length.
@@ -60,15 +61,6 @@ enum Command {
         attempt: Attempt,
         done: oneshot::Sender<()>,
     },
-}
-
-/// Where an attempt stands.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    /// Its snapshot, once its spool is drained; none while it is being copied.
-    pub snapshot: Option<Snapshot>,
-    /// Its durable position.
-    pub position: Lsn,
 }
 
 // === impl CatchUp ===
@@ -286,7 +278,7 @@ impl Follower {
                 point("ack-before-apply");
             }
         }
-        let work = self.sort(&gathered.transactions);
+        let work = portion::sort(&self.chunks, &gathered.transactions);
         if !work.is_empty() {
             point("before-apply");
             self.write(work).await?;
@@ -326,56 +318,6 @@ impl Follower {
         })
     }
 
-    /// What each attempt that we follow gets from these transactions, in stream order.
-    fn sort(&self, transactions: &[Transaction]) -> Vec<Work> {
-        let mut work: HashMap<Attempt, Work> = HashMap::new();
-        for transaction in transactions {
-            let mut mine: HashMap<Attempt, Portion> = HashMap::new();
-            let concerns = |attempt: &Attempt| {
-                let Some(at) = self.chunks.get(attempt) else {
-                    return false;
-                };
-                let visible = at
-                    .snapshot
-                    .as_ref()
-                    .is_some_and(|s| s.sees(s.widen(transaction.xid)));
-                !visible && transaction.commit_lsn > at.position
-            };
-            for change in &transaction.changes {
-                let attempt = Attempt(change.attempt);
-                if concerns(&attempt) {
-                    mine.entry(attempt)
-                        .or_default()
-                        .changes
-                        .push(change.clone());
-                }
-            }
-            for (enrolled, reason) in fresh_copies(transaction) {
-                let attempt = Attempt(enrolled.1);
-                if concerns(&attempt) {
-                    mine.entry(attempt)
-                        .or_default()
-                        .spoil
-                        .push((UserKey::new(enrolled.0), reason));
-                }
-            }
-            for (attempt, mut portion) in mine {
-                portion.xid = transaction.xid;
-                portion.commit_lsn = transaction.commit_lsn;
-                let from = self.chunks[&attempt].position;
-                let entry = work.entry(attempt).or_insert(Work {
-                    attempt,
-                    from,
-                    portions: Vec::new(),
-                });
-                entry.portions.push(portion);
-            }
-        }
-        let mut work: Vec<Work> = work.into_values().collect();
-        work.sort_by_key(|w| w.attempt);
-        work
-    }
-
     /// Rows, spool and positions of all attempts concerned, in one transaction.
     async fn write(&mut self, work: Vec<Work>) -> Result<()> {
         let route = Arc::clone(&self.route);
@@ -389,7 +331,7 @@ impl Follower {
             .at(&target.site, doing)?;
         replica::assume(&tx).await.at(&target.site, doing)?;
         for work in &work {
-            let upto = work.portions.last().map_or(work.from, |p| p.commit_lsn);
+            let upto = work.upto();
             let moved = planted(Bug::PositionApart)
                 || inbound::advance(&tx, source, work.attempt, work.from.0, upto.0)
                     .await
@@ -429,7 +371,7 @@ impl Follower {
         if planted(Bug::PositionApart) {
             point("position-apart");
             for work in &work {
-                let upto = work.portions.last().map_or(work.from, |p| p.commit_lsn);
+                let upto = work.upto();
                 inbound::advance(&*self.session, source, work.attempt, work.from.0, upto.0)
                     .await
                     .at(&target.site, doing)?;
@@ -464,7 +406,7 @@ impl Follower {
             let last = spooled.len() < DRAIN as usize;
             let mut changes = Vec::new();
             for transaction in spooled {
-                if !snapshot.sees(snapshot.widen(transaction.xid)) {
+                if portion::came_after(&snapshot, transaction.xid) {
                     let read = read_changes(&transaction.changes).map_err(postgres::Error::from);
                     changes.extend(read.at(&target.site, doing)?);
                 }
@@ -540,47 +482,8 @@ async fn apply_changes(
     Ok(())
 }
 
-/// Users who need a fresh copy after `transaction`, and why.
-fn fresh_copies(transaction: &Transaction) -> impl Iterator<Item = (Enrolled, String)> + '_ {
-    let hands = transaction.departures.iter().flat_map(|change| {
-        [&change.user_before, &change.user_after]
-            .into_iter()
-            .flatten()
-            .cloned()
-    });
-    let hands = hands.map(|enrolled| (enrolled, AGAIN_HANDS.to_owned()));
-    let large = transaction
-        .oversized
-        .iter()
-        .cloned()
-        .map(|enrolled| (enrolled, AGAIN_LARGE.to_owned()));
-    hands.chain(large)
-}
-
-/// Reason of a user whose row changed owner while he moved: he goes again with a fresh copy.
-pub const AGAIN_HANDS: &str = "a row changed owner while the user moved";
-/// Reason of a user in a transaction too large to follow: he goes again with a fresh copy.
-pub const AGAIN_LARGE: &str = "a transaction was too large to follow while the user moved";
-
 fn postgres_error(error: tokio_postgres::Error) -> postgres::Error {
     postgres::Error::from_server("applying changes", error)
-}
-
-/// What one attempt gets.
-#[derive(Debug)]
-struct Work {
-    attempt: Attempt,
-    from: Lsn,
-    portions: Vec<Portion>,
-}
-
-/// What one attempt gets from one transaction.
-#[derive(Debug, Default)]
-struct Portion {
-    xid: u32,
-    commit_lsn: Lsn,
-    changes: Vec<Change>,
-    spoil: Vec<(UserKey, String)>,
 }
 
 #[derive(Debug, Default)]

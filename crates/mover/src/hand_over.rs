@@ -6,7 +6,6 @@ use model::UserKey;
 use postgres::connect::Session;
 use residency::journal;
 
-use crate::catch_up::{AGAIN_HANDS, AGAIN_LARGE};
 use crate::copier::{Ready, check_wal};
 use crate::desk::Desk;
 use crate::drive::Run;
@@ -14,6 +13,7 @@ use crate::error::{At, Error, Result};
 use crate::event::Event;
 use crate::finish::finish_chunk;
 use crate::hand_off::{Hands, Outcome};
+use crate::portion::{AGAIN_HANDS, AGAIN_LARGE};
 use crate::prepare::Aside;
 use crate::put_back;
 use crate::queue::{Queue, Waiting, batches};

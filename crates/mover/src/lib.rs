@@ -18,6 +18,7 @@ pub mod event;
 pub mod finish;
 pub mod hand_off;
 mod hand_over;
+pub mod portion;
 pub mod ports;
 pub mod prepare;
 pub mod put_back;

@@ -11,10 +11,11 @@ use residency::journal::{self, ChunkRow};
 use residency::records::{self, Change};
 use residency::{barrier, guard, inbound, watch};
 
-use crate::catch_up::{CatchUp, Progress};
+use crate::catch_up::CatchUp;
 use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Error, Result};
 use crate::event;
+use crate::portion::Progress;
 use crate::put_back;
 use crate::route::{Offices, Route};
 

@@ -14,10 +14,10 @@ use residency::journal::{self, Departure};
 use residency::records::{self, Change};
 
 use crate::accept;
-use crate::catch_up::Progress;
 use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Result};
 use crate::hand_off::settle;
+use crate::portion::Progress;
 use crate::prepare::contradiction;
 use crate::put_back;
 use crate::route::{Offices, Route};

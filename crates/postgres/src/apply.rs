@@ -264,7 +264,11 @@ async fn statement(tx: &Transaction<'_>, table: &OwnedTable, run: &[&Change]) ->
             .columns
             .iter()
             .find(|column| column.name == columns[n].name);
-        found.map_or("text", |column| column.sql_type.as_str())
+        match found.map_or("text", |column| column.sql_type.as_str()) {
+            // From text its cast looks for a relation of that name; it is its input function that knows `-`, too.
+            "regclass" => "bpchar::regclass",
+            sql_type => sql_type,
+        }
     };
     let name = |n: usize| quote(&columns[n].name);
     let mut arrays: Vec<Values<'_>> = Vec::new();

@@ -264,6 +264,11 @@ impl Room<'_> {
                 table: name.clone(),
             });
         }
+        if table.identity_nothing {
+            return Err(ClassifyError::IdentityNothing {
+                table: name.clone(),
+            });
+        }
         if table.key.is_empty() {
             return Err(ClassifyError::NoKey {
                 table: name.clone(),

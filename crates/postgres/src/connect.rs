@@ -22,8 +22,8 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// The names and values are those of [`connect`]'s sessions, apart from `client_encoding`, which a
 /// start-up packet carries as a parameter of its own.
 pub const SESSION_OPTIONS: &str = "-c DateStyle=ISO,MDY -c IntervalStyle=postgres -c TimeZone=UTC \
-     -c extra_float_digits=3 -c bytea_output=hex -c lc_monetary=C -c standard_conforming_strings=on \
-     -c search_path=pg_catalog,pg_temp -c statement_timeout=0 -c lock_timeout=0 \
+     -c extra_float_digits=3 -c bytea_output=hex -c lc_monetary=C -c array_nulls=on \
+     -c xmloption=content -c standard_conforming_strings=on -c search_path=pg_catalog,pg_temp -c statement_timeout=0 -c lock_timeout=0 \
      -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 \
      -c default_transaction_isolation=read\\ committed -c synchronous_commit=on -c row_security=off";
 
@@ -32,6 +32,7 @@ pub const SESSION_OPTIONS: &str = "-c DateStyle=ISO,MDY -c IntervalStyle=postgre
 const SESSION_SETTINGS: &str = "\
     SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; \
     SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'; \
+    SET array_nulls = on; SET xmloption = 'content'; \
     SET standard_conforming_strings = on; SET search_path = pg_catalog, pg_temp; \
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
     SET idle_session_timeout = 0; SET default_transaction_isolation = 'read committed'; \

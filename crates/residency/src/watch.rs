@@ -6,22 +6,32 @@ use tokio_postgres::GenericClient;
 
 use crate::Result;
 use crate::error::Doing;
-use crate::guard::{TRIGGER, TRUNCATE_TRIGGER};
+use crate::guard::TRUNCATE_TRIGGER;
 
 /// The event trigger's name.
 pub const EVENT_TRIGGER: &str = "domicile_keep_guard";
 
-/// The owned tables on which the guard does not stand as it must: both triggers, and ENABLE ALWAYS.
+/// Whether trigger `g` is one of the guard's as we made it: fires always, at everything, for everybody but one role,
+/// and calls a function of ours. A trigger can be replaced by whoever has the right TRIGGER on its table.
+///
+/// 29: AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW; 34: BEFORE TRUNCATE FOR EACH STATEMENT.
+const STANDS: &str = "g.tgattr = ''::int2vector \
+    AND (g.tgname, g.tgtype) IN (('DOMICILE_GUARD', 29), ('DOMICILE_GUARD_TRUNCATE', 34)) \
+    AND pg_get_triggerdef(g.oid) ~ ' WHEN [(][(]SESSION_USER <> ''([^'']|'''')*''::name[)][)] EXECUTE FUNCTION domicile[.]'";
+
+/// The owned tables on which the guard does not stand as it must: both triggers, unchanged, and ENABLE ALWAYS.
 pub async fn unguarded(session: &impl GenericClient, home: &HomeSchema) -> Result<Vec<String>> {
     let tables: Vec<String> = home.owned.iter().map(|table| table.name.sql()).collect();
     let rows = session
         .query(
-            "SELECT t FROM unnest($1::text[]) AS t WHERE EXISTS \
-                 (SELECT FROM (SELECT to_regclass(t) UNION SELECT p.relid FROM pg_partition_tree(to_regclass(t)) AS p \
-                               WHERE p.isleaf) AS part(relation) \
-                  WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = part.relation \
-                           AND g.tgenabled = 'A' AND g.tgname = ANY ($2::text[])) <> 2)",
-            &[&tables, &vec![TRIGGER, TRUNCATE_TRIGGER]],
+            &format!(
+                "SELECT t FROM unnest($1::text[]) AS t WHERE EXISTS \
+                     (SELECT FROM (SELECT to_regclass(t) UNION SELECT p.relid FROM pg_partition_tree(to_regclass(t)) AS p \
+                                   WHERE p.isleaf) AS part(relation) \
+                      WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = part.relation AND {STANDS} \
+                               AND g.tgenabled = 'A') <> 2)"
+            ),
+            &[&tables],
         )
         .await
         .doing("looking whether the guard stands")?;
@@ -55,10 +65,9 @@ BEGIN
         JOIN pg_class AS c ON c.oid = w.relation
         CROSS JOIN LATERAL (SELECT w.relation::oid UNION SELECT p.relid::oid FROM pg_partition_tree(w.relation) AS p
                             WHERE p.isleaf) AS part(relation)
-        WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = part.relation
+        WHERE (SELECT count(*) FROM pg_trigger AS g WHERE g.tgrelid = part.relation AND {STANDS}
                  AND (g.tgenabled = 'A' OR part.relation <> w.relation AND g.tgenabled = 'O'
-                                           AND g.tgname = '{TRUNCATE_TRIGGER}') -- as above, in between
-                 AND g.tgname IN ('{TRIGGER}', '{TRUNCATE_TRIGGER}')) <> 2
+                                           AND g.tgname = '{TRUNCATE_TRIGGER}')) <> 2 -- as above, in between
         LIMIT 1;
     IF bare IS NOT NULL THEN
         RAISE EXCEPTION 'the guard on % must stand; take Domicile out with `domicile uninstall`', bare

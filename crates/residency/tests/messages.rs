@@ -317,6 +317,17 @@ async fn rows_that_change_hands_send_both_users_back() -> Result<()> {
             one.clone(),
             None,
         ),
+        // By the key alone: another's row takes the one that a moving user's row left, and the other way round.
+        (
+            "DELETE FROM note WHERE id = 1; INSERT INTO note VALUES (1, 80, 1, 'x')",
+            two.clone(),
+            None,
+        ),
+        (
+            "DELETE FROM note WHERE id = 7; INSERT INTO note VALUES (7, 40, 1, 'x')",
+            one.clone(),
+            None,
+        ),
     ] {
         let transaction = watched.after(&app, sql).await?;
         assert!(

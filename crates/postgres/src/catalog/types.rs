@@ -25,6 +25,9 @@ const OBJECT_IDS: &[&str] = &[
     "regdatabase",
 ];
 
+/// Types with a value, the empty one, whose binary form PostgreSQL writes and does not read.
+const UNREADABLE: &[&str] = &["tsquery", "int2vector", "oidvector"];
+
 /// All types that the columns of some tables are made of.
 pub(super) struct Types(HashMap<u32, Type>);
 
@@ -120,7 +123,8 @@ impl Types {
         let Some(found) = self.0.get(&oid) else {
             return false;
         };
-        let own = found.sends && !OBJECT_IDS.contains(&found.name.as_str());
+        let name = found.name.as_str();
+        let own = found.sends && !OBJECT_IDS.contains(&name) && !UNREADABLE.contains(&name);
         own && match found.kind.as_str() {
             // An array names its element's type by object id.
             "b" if found.array => {

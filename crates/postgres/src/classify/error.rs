@@ -100,6 +100,12 @@ pub enum ClassifyError {
         /// What it is, in words.
         form: &'static str,
     },
+    /// Its updates and deletions cannot be read from the log, and a publication would make them fail.
+    #[error("table {table} has REPLICA IDENTITY NOTHING")]
+    IdentityNothing {
+        /// The table.
+        table: TableName,
+    },
     /// Nothing names a row of the table in the stream.
     #[error(
         "table {table} has neither a primary key nor a unique index on columns that are NOT NULL: nothing names its rows"
@@ -193,6 +199,9 @@ impl ClassifyError {
             }
             Self::UnsupportedTable { table, .. } => {
                 format!("classify {table} as \"ignore\" if it holds nothing of users; else wait for a later version")
+            }
+            Self::IdentityNothing { table } => {
+                format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT", table.sql())
             }
             Self::NoKey { table } => format!(
                 "give {0} a primary key, or a unique index on NOT NULL columns: its rows cannot be moved safely without",

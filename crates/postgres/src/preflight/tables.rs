@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use model::table::quote;
 use residency::guard::{TRIGGER, TRUNCATE_TRIGGER};
+use residency::watch::EVENT_TRIGGER;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -18,6 +19,7 @@ pub(super) async fn look(
     owned(expect, findings);
     rules(client, expect, findings).await?;
     owners(client, expect, findings).await?;
+    replacers(client, expect, findings).await?;
     strays(expect, findings);
     market(client, expect, findings).await
 }
@@ -159,6 +161,38 @@ async fn owners(
                 by_owner[owner].join(", ")
             ),
             "let a role without LOGIN own the tables, and the application connect as another",
+        );
+    }
+    Ok(())
+}
+
+/// Whoever has the right TRIGGER can replace a trigger by one of the same name, where no event trigger refuses it.
+async fn replacers(
+    client: &Client,
+    expect: &Expectation<'_>,
+    findings: &mut Findings<'_>,
+) -> Result<(), ReadError> {
+    let oids: Vec<u32> = expect.schema.owned.iter().map(|table| table.oid).collect();
+    let sql = "SELECT DISTINCT r.rolname::text FROM pg_roles r CROSS JOIN unnest($1::oid[]) o \
+                 JOIN pg_class c ON c.oid = o \
+                 JOIN pg_trigger g ON g.tgrelid = c.oid AND g.tgname = $3 \
+                WHERE r.rolcanlogin AND NOT r.rolsuper AND has_table_privilege(r.oid, c.oid, 'TRIGGER') \
+                  AND NOT pg_has_role(r.oid, c.relowner, 'USAGE') \
+                  AND NOT EXISTS (SELECT FROM pg_event_trigger \
+                                   WHERE evtname = $2 AND evtenabled = 'A') ORDER BY 1";
+    let what = "the right to replace triggers";
+    for row in client
+        .query(sql, &[&oids, &EVENT_TRIGGER, &TRIGGER])
+        .await
+        .map_err(ReadError::of(what))?
+    {
+        let role: &str = row.get(0);
+        findings.warning(
+            format!("guard advisory: role {role} has the right TRIGGER, so it could replace the guard's triggers"),
+            format!(
+                "REVOKE TRIGGER ON the tables that users own FROM {}, or domicile install as a superuser",
+                quote(role)
+            ),
         );
     }
     Ok(())

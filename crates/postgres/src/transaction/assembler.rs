@@ -315,6 +315,7 @@ impl Open {
         let ids: Vec<RowId> = self.rows.iter().map(|row| row.known.id(&row.op)).collect();
         let mut present = Present {
             gone: self.overflowed,
+            again: taken_again(&self.rows, &ids),
             ..Present::default()
         };
         for (row, id) in self.rows.iter().zip(&ids) {
@@ -360,4 +361,34 @@ impl Open {
         transaction.unresolved = findings.unresolved;
         transaction
     }
+}
+
+/// The keys that a row left, by a deletion or by another key, and that a row took later; with the number of changes
+/// of rows under them.
+fn taken_again(rows: &[PendingRow], ids: &[RowId]) -> HashMap<RowId, usize> {
+    let mut left: HashSet<RowId> = HashSet::new();
+    let mut again: HashMap<RowId, usize> = HashMap::new();
+    for (row, id) in rows.iter().zip(ids) {
+        let old = row.known.old_id(&row.op);
+        let takes = match row.op {
+            Op::Insert { .. } => true,
+            Op::Update { .. } => old.is_some(),
+            Op::Delete { .. } => {
+                left.insert(id.clone());
+                false
+            }
+        };
+        if takes && left.contains(id) {
+            again.insert(id.clone(), 0);
+        }
+        left.extend(old);
+    }
+    if !again.is_empty() {
+        for id in ids {
+            if let Some(changes) = again.get_mut(id) {
+                *changes += 1;
+            }
+        }
+    }
+    again
 }

@@ -14,6 +14,8 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Ownership {
     /// What was said of each row, without repetitions, in order.
     claims: BTreeMap<RowId, Vec<Claim>>,
+    /// How many messages each row has.
+    messages: HashMap<RowId, usize>,
     /// Rows under keys that updates took from them: children's messages may name the parent so.
     old_keys: HashMap<RowId, RowId>,
     /// Rows that changed hands, with the owner before.
@@ -32,6 +34,8 @@ pub(super) struct Present {
     pub(super) inserted: HashSet<RowId>,
     /// Those that went with it.
     pub(super) deleted: HashSet<RowId>,
+    /// The keys that one row left and another took, with the number of changes under them.
+    pub(super) again: HashMap<RowId, usize>,
     /// They were too many, and were not kept.
     pub(super) gone: bool,
 }
@@ -101,7 +105,9 @@ impl Ownership {
             self.bytes += id_bytes(&old) + id_bytes(&row);
             self.old_keys.insert(old, row.clone());
         }
-        self.bytes += id_bytes(&row);
+        self.bytes += 2 * id_bytes(&row) + size_of::<usize>();
+        // A note is of another row's change.
+        *self.messages.entry(row.clone()).or_default() += usize::from(note.is_none());
         let claims = self.claims.entry(row).or_default();
         if !claims.contains(&claim) {
             self.bytes += claim_bytes(&claim);
@@ -139,6 +145,14 @@ impl Ownership {
             }
             for pair in found.owners.windows(2) {
                 departures.extend(owner_change(table, Some(pair[0]), Some(pair[1])));
+            }
+            // A row that nobody was named for stood under this key, too: somebody's who does not move.
+            let silent = present
+                .again
+                .get(row)
+                .is_some_and(|n| self.messages[row] < *n);
+            if let (true, Some(owner)) = (silent, found.owners.first()) {
+                departures.extend(owner_change(table, Some(*owner), None));
             }
             if let [(user, Some(attempt))] = found.owners[..] {
                 owners.insert(row.clone(), (user.to_owned(), attempt));

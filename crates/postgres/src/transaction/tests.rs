@@ -433,6 +433,38 @@ fn two_users_named_for_one_key_are_an_owner_change() {
 }
 
 #[test]
+fn a_key_that_goes_over_from_or_to_a_user_who_stays_sends_the_other_back() {
+    // The guard says nothing of a settled user's own row.
+    for named_first in [true, false] {
+        let said = owned(INVOICE, "1", "ann");
+        let mut events = vec![delete(INVOICE, "1"), insert(INVOICE, "1")];
+        events.insert(if named_first { 1 } else { 2 }, said);
+        events.extend([insert(INVOICE, "2"), owned(INVOICE, "2", "bob")]);
+        let transaction = Session::new().commit(events);
+        let expected = OwnerChange {
+            table: INVOICE,
+            user_before: enrolled("ann", 1),
+            user_after: None,
+        };
+        assert_eq!(transaction.departures, [expected]);
+        // Nothing of what stood under that key is anybody's who moves.
+        assert_eq!(
+            told(&transaction),
+            [(INVOICE, "insert", "2".to_owned(), "bob")]
+        );
+    }
+    // His own row, deleted and there again, stays his.
+    let transaction = Session::new().commit(vec![
+        delete(INVOICE, "1"),
+        owned(INVOICE, "1", "ann"),
+        insert(INVOICE, "1"),
+        owned(INVOICE, "1", "ann"),
+    ]);
+    assert!(is_clean(&transaction));
+    assert_eq!(transaction.changes.len(), 2);
+}
+
+#[test]
 fn under_replica_identity_full_the_callers_key_columns_count() {
     let keys = [CUSTOMER, INVOICE, LINE].map(|table| (table, vec!["id".to_owned()]));
     let mut session = Session::with(keys.into(), BYTES_MAX, ReplicaIdentity::Full);

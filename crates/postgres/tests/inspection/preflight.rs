@@ -86,6 +86,19 @@ async fn an_installed_database_has_no_blocker() -> Result<()> {
         (&"warning".into(), &"beijing".into())
     );
 
+    // Whoever has every right on a table has the right TRIGGER; only the event trigger stands against its use.
+    let advisory = "guard advisory: role clerk has the right TRIGGER";
+    session
+        .batch_execute("CREATE ROLE clerk LOGIN; GRANT ALL ON public.invoice TO clerk")
+        .await?;
+    let findings = look_at(&mover, &read, LOOK).await?;
+    assert!(!findings.iter().any(|f| f.what.contains(advisory)));
+    session
+        .batch_execute("DROP EVENT TRIGGER domicile_keep_guard")
+        .await?;
+    let findings = look_at(&mover, &read, LOOK).await?;
+    assert_found(&findings, Level::Warning, advisory);
+
     // A superuser is let through, with a word, and told that the guard was made for another.
     let findings = look_at(&session, &read, LOOK).await?;
     assert_found(&findings, Level::Warning, "is a superuser");
