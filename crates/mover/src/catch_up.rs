@@ -343,11 +343,15 @@ impl Follower {
             };
             for change in &transaction.changes {
                 let attempt = Attempt(change.attempt);
-                if concerns(&attempt) {
-                    mine.entry(attempt)
-                        .or_default()
-                        .changes
-                        .push(change.clone());
+                if !concerns(&attempt) {
+                    continue;
+                }
+                let portion = mine.entry(attempt).or_default();
+                match self.too_large(change) {
+                    None => portion.changes.push(change.clone()),
+                    Some(reason) => portion
+                        .spoil
+                        .push((UserKey::from(change.user.as_str()), reason)),
                 }
             }
             for (enrolled, reason) in fresh_copies(transaction) {
@@ -374,6 +378,19 @@ impl Follower {
         let mut work: Vec<Work> = work.into_values().collect();
         work.sort_by_key(|w| w.attempt);
         work
+    }
+
+    /// Why `change` is not carried, if its row is over the limit.
+    fn too_large(&self, change: &Change) -> Option<String> {
+        let (bytes, limit) = (change.bytes() as u64, self.route.bounds.row_max);
+        let table = self.route.source.schema.owned_by_oid(change.table)?;
+        (bytes > limit).then(|| {
+            apply::reason(&postgres::Error::RowTooLarge {
+                table: table.name.clone(),
+                bytes,
+                limit,
+            })
+        })
     }
 
     /// Rows, spool and positions of all attempts concerned, in one transaction.
