@@ -1,8 +1,12 @@
 //! The command line. Names and flags are a contract: scripts rely on them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::config::scrub;
 
 /// Every user's data at home: moves single users' rows live between PostgreSQL sites.
 #[derive(Debug, Parser)]
@@ -28,6 +32,21 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Reads the command line. Where there is nothing to run it prints the help, or what is wrong, and gives the exit code.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    Cli::try_parse_from(arguments).map_err(|error| {
+        // clap repeats what it does not understand, and that may be a URL with a password in it.
+        let text = error.render().to_string();
+        let scrubbed = scrub(&text);
+        match scrubbed == text {
+            // If nobody reads it, the exit code says the same.
+            true => drop(error.print()),
+            false => eprint!("{scrubbed}"),
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    })
 }
 
 /// One command.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, scrub};
 
 /// The exit code of every command. Scripts rely on the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,14 +79,16 @@ impl Failure {
 impl fmt::Display for Failure {
     /// `error: ...`, a line `caused by: ...` for each source, and `mend: ...`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.error)?;
+        let mut text = format!("error: {}", self.error);
         for cause in self.error.chain().skip(1) {
-            write!(f, "\n  caused by: {cause}")?;
+            text.push_str(&format!("\n  caused by: {cause}"));
         }
-        if let Some(mend) = &self.mend {
-            write!(f, "\nmend: {mend}")?;
+        f.write_str(&scrub(&text))?;
+        // The mend is our own words, and may show what a URL looks like.
+        match &self.mend {
+            Some(mend) => write!(f, "\nmend: {mend}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -101,7 +103,9 @@ impl From<ConfigError> for Failure {
             ConfigError::Secret { .. } => Some(
                 "set it to the URL of that home database, or correct the configuration".to_owned(),
             ),
-            ConfigError::Unreadable { .. } | ConfigError::Wrong { .. } => None,
+            ConfigError::Unreadable { .. }
+            | ConfigError::Wrong { .. }
+            | ConfigError::NoService { .. } => None,
         };
         Self {
             mend,

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     // Wrong use ends here, with clap's words and exit code 2.
-    let cli = domicile::cli::Cli::parse();
+    let cli = match domicile::cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(exit) => return exit,
+    };
     match domicile::commands::run(&cli) {
         Ok(exit) => exit.into(),
         Err(failure) => {

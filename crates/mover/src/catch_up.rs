@@ -278,7 +278,7 @@ impl Follower {
                 point("ack-before-apply");
             }
         }
-        let work = portion::sort(&self.chunks, &gathered.transactions);
+        let work = self.bounded(portion::sort(&self.chunks, &gathered.transactions));
         if !work.is_empty() {
             point("before-apply");
             self.write(work).await?;
@@ -315,6 +315,36 @@ impl Follower {
         Err(Error::Unfollowable {
             site: self.route.source.site.clone(),
             what,
+        })
+    }
+
+    /// Takes the changes whose rows are over the limit out of `work`: their users are sent back.
+    fn bounded(&self, mut work: Vec<Work>) -> Vec<Work> {
+        for portion in work.iter_mut().flat_map(|work| &mut work.portions) {
+            let spoil = &mut portion.spoil;
+            portion
+                .changes
+                .retain(|change| match self.too_large(change) {
+                    None => true,
+                    Some(reason) => {
+                        spoil.push((UserKey::from(change.user.as_str()), reason));
+                        false
+                    }
+                });
+        }
+        work
+    }
+
+    /// Why `change` is not carried, if its row is over the limit.
+    fn too_large(&self, change: &Change) -> Option<String> {
+        let (bytes, limit) = (change.bytes() as u64, self.route.bounds.row_max);
+        let table = self.route.source.schema.owned_by_oid(change.table)?;
+        (bytes > limit).then(|| {
+            apply::reason(&postgres::Error::RowTooLarge {
+                table: table.name.clone(),
+                bytes,
+                limit,
+            })
         })
     }
 

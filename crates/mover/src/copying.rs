@@ -53,7 +53,10 @@ pub async fn copy_chunk(
     {
         return unfit(error, route);
     }
-    let copied = match reader.copy(&from.schema, &tx, route.bounds.rate).await {
+    let copied = match reader
+        .copy(&from.schema, &tx, route.bounds.rate, route.bounds.row_max)
+        .await
+    {
         Ok(copied) => copied,
         Err(error) => return unfit(error, route),
     };

@@ -50,6 +50,9 @@ pub struct Report {
     pub mismatches: u64,
 }
 
+/// How long giving up waits for the application's transactions.
+const GIVE_UP_PATIENCE_MS: u32 = 5_000;
+
 /// How many times a user is copied afresh in one run before he is set aside.
 const ROUNDS: usize = 3;
 
@@ -67,9 +70,10 @@ pub async fn run(
     observer: &dyn Observer,
 ) -> Result<Report> {
     let (source, target) = (&route.source, &route.target);
-    // The offices last as long as these two sessions.
-    let office_source = source.session("office").await?;
-    let office_target = target.session("office").await?;
+    // The offices last as long as these two sessions, whose name tells others which process it is.
+    let purpose_of_office = format!("office {}", std::process::id());
+    let office_source = source.session(&purpose_of_office).await?;
+    let office_target = target.session(&purpose_of_office).await?;
     let offices = Offices {
         departures: Office::take(&office_source, Office::DEPARTURES)
             .await
@@ -135,7 +139,7 @@ pub async fn run(
     };
     if let Err(error) = outcome {
         if ends_the_attempts(&error) {
-            give_up(&route, &offices, &mut desk, &stream).await?;
+            give_up(&route, &offices, &mut desk, &stream, &error).await?;
         }
         return Err(error);
     }
@@ -212,14 +216,42 @@ fn ends_the_attempts(error: &Error) -> bool {
 }
 
 /// A limit was reached: everything unfinished is given up, and no WAL is kept back any more.
-async fn give_up(route: &Route, offices: &Offices, desk: &mut Desk, stream: &str) -> Result<()> {
+///
+/// Whom an open transaction of the application's holds, he is waited for within a bound: he lives where he lived, and
+/// the next run puts his record back.
+async fn give_up(
+    route: &Route,
+    offices: &Offices,
+    desk: &mut Desk,
+    stream: &str,
+    cause: &Error,
+) -> Result<()> {
+    let source = &route.source;
+    if matches!(cause, Error::WalCap { .. }) {
+        // Before anything that may wait: the log must not grow on. Chunks that it was for start again under another.
+        slot::drop(&desk.source, stream)
+            .await
+            .at(&source.site, "dropping the slot")?;
+    }
+    let bounded = format!("SET lock_timeout = {GIVE_UP_PATIENCE_MS}");
+    desk.source
+        .batch_execute(&bounded)
+        .await
+        .map_err(|error| postgres::Error::from_server("giving up", error))
+        .at(&source.site, "giving up")?;
     let nothing = slot::Slot {
         name: stream.to_owned(),
         identity: String::new(),
         fresh: false,
     };
-    recover(route, offices, desk, &nothing).await?;
-    drop_idle_slot(&route.source, &desk.source, stream).await
+    match recover(route, offices, desk, &nothing).await {
+        Err(error) if error.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            tracing::warn!(site = %source.site, "an open transaction holds users who were to be put back: left to the next run");
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => drop_idle_slot(source, &desk.source, stream).await,
+    }
 }
 
 /// Drops the slot, unless an unfinished chunk needs it.

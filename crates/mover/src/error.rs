@@ -2,6 +2,7 @@
 
 use model::{BatchId, SiteName, UserKey};
 use thiserror::Error;
+use tokio_postgres::error::SqlState;
 
 /// An error that stops the run. Everything durable stays as it is; the next run goes on from there.
 #[derive(Debug, Error)]
@@ -118,6 +119,24 @@ pub enum Error {
         /// What is contradictory.
         what: String,
     },
+}
+
+impl Error {
+    /// The SQLSTATE of the innermost error that has one, whichever room it comes from.
+    pub fn sqlstate(&self) -> Option<&SqlState> {
+        let mut found = None;
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            let server = error.downcast_ref::<tokio_postgres::Error>();
+            let said = error.downcast_ref::<postgres::Said>();
+            found = server
+                .and_then(|error| error.code())
+                .or(said.and_then(|said| said.sqlstate()))
+                .or(found);
+            next = error.source();
+        }
+        found
+    }
 }
 
 /// A result of the mover's.

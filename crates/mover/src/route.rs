@@ -98,6 +98,8 @@ pub struct Bounds {
     pub wal_max: Option<u64>,
     /// Bytes copied a second, at most.
     pub rate: Option<u64>,
+    /// The largest row that is carried, in bytes as COPY writes it; a user with a larger one is set aside.
+    pub row_max: u64,
 }
 
 impl Default for Bounds {
@@ -117,6 +119,7 @@ impl Default for Bounds {
             behind_patience: Duration::from_secs(300),
             wal_max: Some(10 << 30),
             rate: None,
+            row_max: 64 << 20,
         }
     }
 }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio_postgres::config::Host;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket, error::DbError};
+use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 
 /// How long a connection may take, from the name's resolution to the last setting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -16,6 +17,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this long without a word the kernel asks whether the server still stands: the default of two
 /// hours would hold a move for as long after a silent death of the peer's machine.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// The oldest major version that has what a move needs.
+pub(crate) const OLDEST: u32 = 14;
 
 /// What every session pins, as `-c` options for the replication connection's start-up packet.
 ///
@@ -62,6 +66,14 @@ pub enum ConnectError {
         /// The reason given.
         source: tokio_postgres::Error,
     },
+    /// The server is older than what a move needs.
+    #[error("PostgreSQL {version} at {place} is too old: {OLDEST} is the oldest that will do")]
+    TooOld {
+        /// Host, port, database and role.
+        place: String,
+        /// What the server says that it is.
+        version: String,
+    },
     /// Connected, but the session's settings could not be pinned.
     #[error("cannot pin the session's settings at {place}")]
     Settings {
@@ -92,6 +104,16 @@ pub async fn connect(url: &str, purpose: &str) -> Result<Session, ConnectError> 
     match tokio::time::timeout(CONNECT_TIMEOUT, open(&config, place.clone())).await {
         Ok(opened) => opened,
         Err(_) => Err(ConnectError::TimedOut { place }),
+    }
+}
+
+impl ConnectError {
+    /// The SQLSTATE, where the server gave one.
+    pub fn sqlstate(&self) -> Option<&SqlState> {
+        match self {
+            Self::Refused { source, .. } | Self::Settings { source, .. } => source.code(),
+            Self::Malformed | Self::TimedOut { .. } | Self::TooOld { .. } => None,
+        }
     }
 }
 
@@ -149,6 +171,11 @@ async fn open(config: &Config, place: String) -> Result<Session, ConnectError> {
         place: place.clone(),
         source,
     })?;
+    // Said at the start: an older server does not even know every setting that is pinned below.
+    if let Some(version) = connection.parameter("server_version").filter(too_old) {
+        let version = version.to_owned();
+        return Err(ConnectError::TooOld { place, version });
+    }
     let unconfirmed = Arc::new(AtomicU64::new(0));
     // Owned by the client: the connection ends, and the task with it, when the client is dropped.
     tokio::spawn(drive(connection, Arc::clone(&unconfirmed), place.clone()));
@@ -160,6 +187,13 @@ async fn open(config: &Config, place: String) -> Result<Session, ConnectError> {
         }),
         Err(source) => Err(ConnectError::Settings { place, source }),
     }
+}
+
+/// `13.4 (Debian 13.4-1)`, `14beta1`: by the number that it begins with; without one it may pass.
+fn too_old(version: &&str) -> bool {
+    let end = version.find(|c: char| !c.is_ascii_digit());
+    let major = version[..end.unwrap_or(version.len())].parse::<u32>();
+    major.is_ok_and(|major| major < OLDEST)
 }
 
 async fn drive(
@@ -226,6 +260,16 @@ mod tests {
             redacted(pairs),
             "db.example:5432,db2.example:5432/shop as mover"
         );
+    }
+
+    #[test]
+    fn versions_are_told_by_their_number() {
+        for old in ["13.4 (Debian 13.4-1)", "9.6.24", "13devel"] {
+            assert!(too_old(&old), "{old}");
+        }
+        for good in ["14.0", "14beta1", "18.1 (Debian 18.1-1)", "of a fork"] {
+            assert!(!too_old(&good), "{good}");
+        }
     }
 
     #[tokio::test]

@@ -87,18 +87,24 @@ impl Reader<'_> {
     }
 
     /// Copies every owned table into `target`, where a transaction is open that writes as a replica. `rate`
-    /// bounds it, in bytes a second.
+    /// bounds it, in bytes a second; a row of more than `row_max` bytes ends it with [`Error::RowTooLarge`].
     pub async fn copy(
         &self,
         home: &HomeSchema,
         target: &Transaction<'_>,
         rate: Option<u64>,
+        row_max: u64,
     ) -> Result<Copied> {
         let mut total = Copied::default();
         let started = Instant::now();
         for table in &home.owned {
             let copied = self
-                .table(table, target, rate.map(|r| (r, started, total.bytes)))
+                .table(
+                    table,
+                    target,
+                    rate.map(|r| (r, started, total.bytes)),
+                    row_max,
+                )
                 .await?;
             total.rows += copied.rows;
             total.bytes += copied.bytes;
@@ -111,6 +117,7 @@ impl Reader<'_> {
         table: &OwnedTable,
         target: &Transaction<'_>,
         rate: Option<(u64, Instant, u64)>,
+        row_max: u64,
     ) -> Result<Copied> {
         let form = if table.portable_binary() {
             "binary"
@@ -137,6 +144,14 @@ impl Reader<'_> {
         let mut bytes = 0;
         while let Some(row) = source.next().await {
             let row = row.doing(reading())?;
+            // A message of the server's is a row, so this costs nothing that grows with the rows.
+            if row.len() as u64 > row_max {
+                return Err(Error::RowTooLarge {
+                    table: table.name.clone(),
+                    bytes: row.len() as u64,
+                    limit: row_max,
+                });
+            }
             bytes += row.len() as u64;
             piece.extend_from_slice(&row);
             if piece.len() >= PIECE {

@@ -53,6 +53,16 @@ pub enum Error {
         /// Rows that were.
         found: u64,
     },
+    /// A row is larger than the move may carry.
+    #[error("a row of {table} has {bytes} bytes, more than limits.row = {limit} allows")]
+    RowTooLarge {
+        /// The table.
+        table: TableName,
+        /// How large it is, as COPY writes it.
+        bytes: u64,
+        /// The bound.
+        limit: u64,
+    },
     /// Somebody else's row refers to rows that were to be deleted.
     #[error("rows of {table} that belong to others refer to them by {constraint}")]
     Tied {
@@ -144,7 +154,7 @@ impl Error {
     /// users concerned are set aside.
     pub fn is_about_rows(&self) -> bool {
         match self {
-            Self::Strict { .. } | Self::Tied { .. } => true,
+            Self::Strict { .. } | Self::Tied { .. } | Self::RowTooLarge { .. } => true,
             Self::Postgres { source, .. } => source
                 .sqlstate()
                 .is_some_and(|state| matches!(&state.code()[..2], "22" | "23")),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use model::{BatchId, Epoch, KeyKind, MoveId, ServiceName, SiteName, UserKey};
 use serde_json::Value;
 use tokio_postgres::GenericClient;
+use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::journal::BatchRow;
@@ -21,6 +22,22 @@ pub async fn installed(session: &impl GenericClient) -> Result<bool> {
         .await
         .doing("looking for an installation")?;
     Ok(row.get(0))
+}
+
+/// The service, the site and the origin that this database is installed as; `None` where it is not, or where the
+/// session's role may not look.
+pub async fn installed_as(session: &impl GenericClient) -> Result<Option<[String; 3]>> {
+    let silent = [
+        Some(&SqlState::UNDEFINED_TABLE),
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE),
+    ];
+    let sql = "SELECT service, site, origin FROM domicile.home";
+    match session.query_opt(sql, &[]).await {
+        Err(error) if silent.contains(&error.code()) => Ok(None),
+        found => Ok(found
+            .doing("looking as what this database is installed")?
+            .map(|row| [row.get(0), row.get(1), row.get(2)])),
+    }
 }
 
 /// The key of the digests of all batches that leave from here: the same for as long as this installation

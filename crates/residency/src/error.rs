@@ -35,10 +35,12 @@ pub enum Error {
         what: String,
     },
     /// Another process has taken over, or runs already.
-    #[error("another mover holds the office {name:?} here")]
+    #[error("another mover holds the office {name:?} here{}", .holder.as_ref().map_or(String::new(), |who| format!(": {who}")))]
     Office {
         /// The office.
         name: String,
+        /// Who holds it: process id, address, since when. `None` where nobody can tell.
+        holder: Option<String>,
     },
     /// The fence did not get in before its time was over.
     #[error("the fence waited longer than {milliseconds} ms for open transactions of these users")]

@@ -39,6 +39,7 @@ impl Office {
         if !locked {
             return Err(Error::Office {
                 name: name.to_owned(),
+                holder: holder(session, name).await?,
             });
         }
         let term = session
@@ -67,6 +68,34 @@ impl Office {
             .doing("checking the mover's office")?;
         row.map(drop).ok_or_else(|| Error::Office {
             name: self.name.clone(),
+            holder: None,
         })
     }
+}
+
+/// Who holds the lock of the office `name`: the mover's process by its session's name, the session by the server's
+/// process, with which an operator can end it. `None` where it has just been let go, or may not be seen.
+async fn holder(session: &Client, name: &str) -> Result<Option<String>> {
+    let sql = "SELECT substring(a.application_name FROM '[0-9]+$'), host(a.client_addr), a.pid, \
+                      to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') \
+                 FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+                WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 \
+                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                  AND l.classid = $1::int::oid \
+                  AND l.objid::bigint = (1::bigint << 32) - 1 - abs(hashtext($2)::bigint) % 1000000000 \
+                LIMIT 1";
+    let row = session
+        .query_opt(sql, &[&LOCK_CLASS, &name])
+        .await
+        .doing("looking who holds the mover's office")?;
+    Ok(row.and_then(|row| {
+        let process: Option<&str> = row.get(0);
+        let host: Option<&str> = row.get(1);
+        let (backend, since): (i32, &str) = (row.get(2), row.try_get(3).ok()?);
+        Some(format!(
+            "process {} at {}, since {since} UTC (the server's process {backend})",
+            process.unwrap_or("of unknown number"),
+            host.unwrap_or("the server's own machine"),
+        ))
+    }))
 }

@@ -70,7 +70,7 @@ pub struct Cluster {
 
 #[derive(Debug)]
 struct Inner {
-    name: String,
+    options: ClusterOptions,
     bindir: PathBuf,
     account: Account,
     port: u16,
@@ -112,9 +112,23 @@ impl Cluster {
             })
     }
 
+    /// Makes a streaming standby of this cluster with `pg_basebackup` and returns when it takes connections, which
+    /// can only read. Its settings are this cluster's, its port its own.
+    ///
+    /// # Errors
+    ///
+    /// Where the copy fails or the standby does not start; the error carries the end of its log.
+    pub async fn standby(&self, name: &str) -> Result<Cluster> {
+        let name = name.to_owned();
+        let inner = self.blocking(move |primary| primary.make_standby(&name));
+        Ok(Cluster {
+            inner: Arc::new(inner.await?),
+        })
+    }
+
     /// The name given in the options.
     pub fn name(&self) -> &str {
-        &self.inner.name
+        &self.inner.options.name
     }
 
     /// The TCP port; the same after [`Cluster::start_again`].
@@ -250,7 +264,7 @@ impl Drop for Inner {
             return;
         }
         if let Err(error) = self.stop_immediate() {
-            tracing::warn!(cluster = self.name, error = %error, "cannot stop a throwaway cluster");
+            tracing::warn!(cluster = self.options.name, error = %error, "cannot stop a throwaway cluster");
         }
     }
 }
@@ -262,17 +276,10 @@ impl Inner {
         let bindir = ensure_postgres_installed()?;
         let account = Account::choose()?;
         let template = Template::shared(&bindir, account)?;
-        let dir = tempfile::Builder::new()
-            .prefix(&format!("testbed-{}-", options.name))
-            .tempdir()
-            .context("cannot make a temporary directory")?;
-        account.give(dir.path())?;
+        let dir = fresh_dir(&options.name, account)?;
         let data = template.copy_to(dir.path())?;
-        let conf = data.join("postgresql.conf");
-        let original = fs::read_to_string(&conf).context("cannot read postgresql.conf")?;
-
-        let mut inner = Inner {
-            name: options.name.clone(),
+        Inner {
+            options: options.clone(),
             bindir,
             account,
             port: 0,
@@ -282,22 +289,61 @@ impl Inner {
                 dir: Some(dir),
             }),
             _template: template,
-        };
+        }
+        .start_on_free_port()
+    }
+
+    fn make_standby(&self, name: &str) -> Result<Inner> {
+        let dir = fresh_dir(name, self.account)?;
+        let data = dir.path().join("data");
+        let mut backup = self.account.command(&self.bindir.join("pg_basebackup"));
+        backup
+            .args([
+                "--write-recovery-conf",
+                "--wal-method=stream",
+                "--checkpoint=fast",
+            ])
+            .args(["--no-sync", "-U", "postgres", "-h", "127.0.0.1", "-p"])
+            .arg(self.port.to_string())
+            .arg("-D")
+            .arg(&data);
+        run(&mut backup, "pg_basebackup")?;
+        Inner {
+            options: ClusterOptions {
+                name: name.to_owned(),
+                ..self.options.clone()
+            },
+            bindir: self.bindir.clone(),
+            account: self.account,
+            port: 0,
+            data,
+            state: Mutex::new(State {
+                postmaster: None,
+                dir: Some(dir),
+            }),
+            _template: Arc::clone(&self._template),
+        }
+        .start_on_free_port()
+    }
+
+    fn start_on_free_port(mut self) -> Result<Inner> {
+        let conf = self.data.join("postgresql.conf");
+        let original = fs::read_to_string(&conf).context("cannot read postgresql.conf")?;
         for _ in 0..PORT_ATTEMPTS {
-            inner.port = free_port()?;
-            let settings = original.clone() + &settings(options, inner.port, inner.dir());
+            self.port = free_port()?;
+            let settings = original.clone() + &settings(&self.options, self.port, self.dir());
             // Written in place: owner and mode stay those of the template.
             fs::write(&conf, settings).context("cannot write postgresql.conf")?;
-            match inner.launch()? {
+            match self.launch()? {
                 Started::Ready(postmaster) => {
-                    inner.lock().postmaster = Some(postmaster);
-                    return Ok(inner);
+                    self.lock().postmaster = Some(postmaster);
+                    return Ok(self);
                 }
-                Started::Ended if inner.log_tail().contains("could not bind") => {}
+                Started::Ended if self.log_tail().contains("could not bind") => {}
                 Started::Ended => break,
             }
         }
-        bail!("PostgreSQL does not start: {}", inner.log_tail());
+        bail!("PostgreSQL does not start: {}", self.log_tail());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -402,6 +448,16 @@ impl Inner {
         child.wait().context("cannot await postgres")?;
         Ok(())
     }
+}
+
+/// A directory for a cluster, in the hands of its server's account.
+fn fresh_dir(name: &str, account: Account) -> Result<TempDir> {
+    let dir = tempfile::Builder::new()
+        .prefix(&format!("testbed-{name}-"))
+        .tempdir()
+        .context("cannot make a temporary directory")?;
+    account.give(dir.path())?;
+    Ok(dir)
 }
 
 /// Ends a server with SIGQUIT, which makes it end its children too, and waits for it.

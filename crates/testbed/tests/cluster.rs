@@ -108,3 +108,24 @@ async fn a_failing_sql_file_is_an_error_that_names_the_line() -> Result<()> {
     assert!(message.contains(":2:"), "{message}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_standby_follows_and_only_reads() -> Result<()> {
+    let primary = Cluster::start(ClusterOptions::named("primary")).await?;
+    primary.psql("postgres", "CREATE TABLE t (n int)").await?;
+    let standby = primary.standby("standby").await?;
+    primary.psql("postgres", "INSERT INTO t VALUES (7)").await?;
+    let sum = async || standby.psql("postgres", "SELECT sum(n) FROM t").await;
+    wait_until("the row has come", Duration::from_secs(30), async || {
+        Ok(sum().await?.trim() == "7")
+    })
+    .await?;
+    assert_ne!(primary.port(), standby.port());
+    assert!(
+        standby
+            .psql("postgres", "INSERT INTO t VALUES (8)")
+            .await
+            .is_err()
+    );
+    Ok(())
+}

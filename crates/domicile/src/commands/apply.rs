@@ -155,6 +155,7 @@ async fn of_plan(
         let (wanted, expected) = match only {
             None => (Wanted::Markets(markets), expected),
             Some(only) => {
+                no_file(&route, only)?;
                 let among = among(&route, only, &markets).await?;
                 among.iter().for_each(|user| {
                     left.remove(user);
@@ -193,6 +194,19 @@ async fn of_plan(
         .mend("`domicile where USER` shows where one lives and why"));
     }
     Ok(errands)
+}
+
+/// Refuses keys that no user of the service can have: as a rule the name of a file that is not there.
+fn no_file(route: &Route, users: &[UserKey]) -> Outcome<()> {
+    let kind = route.source.kind();
+    match users.iter().find(|user| !kind.accepts(user.as_str())) {
+        None => Ok(()),
+        Some(user) => Err(Failure::usage(format_args!(
+            "--users: {user} can be no user's key in {}, and there is no such file",
+            route.service
+        ))
+        .mend("name a file with one key a line, or the keys with commas between")),
+    }
 }
 
 /// Those of `users` who live at the route's source and are of `markets`.
@@ -256,6 +270,14 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
             Exit::Limit,
             "everything done is kept: move when fewer writes come in, or give the target more, and run apply again",
         ),
+        error
+            if error
+                .sqlstate()
+                .is_some_and(|state| state.code().starts_with("53")) =>
+        {
+            let state = error.sqlstate().map_or("", |state| state.code());
+            (Exit::Limit, exhausted(state))
+        }
         Error::Unfollowable { .. } => (
             Exit::Unfinished,
             "nobody is left half-way; see what did that, and run apply again",
@@ -270,4 +292,17 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
         ),
     };
     Failure::new(exit, anyhow::Error::from(error).context(doing)).mend(mend)
+}
+
+/// What to do where a server has run out of something (SQLSTATE class 53). Nothing is half done then.
+fn exhausted(state: &str) -> &'static str {
+    match state {
+        "53100" => {
+            "make room on that server's disk, and run apply again: everything done is kept, and nobody is left half-way"
+        }
+        "53300" => "end sessions that nobody needs or raise max_connections, and run apply again",
+        _ => {
+            "give that server more of what it ran out of, and run apply again: everything done is kept"
+        }
+    }
 }

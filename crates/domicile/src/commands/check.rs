@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use super::homes::{self, Home};
 use super::show;
 use crate::cli::Check;
-use crate::config::{Config, Service};
+use crate::config::{Config, Service, scrub};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 use crate::render::Form;
 use crate::render::check::{Finding, Level, exit, render};
@@ -80,11 +80,16 @@ async fn check_service(
     for site in homes::sites(service).into_iter().filter(wanted) {
         match Home::open(name, service, site, "check").await {
             Ok(home) => opened.push(home),
-            Err(failure) if failure.exit == Exit::Unreached => {
-                unreached = true;
+            Err(failure) if matches!(failure.exit, Exit::Unreached | Exit::Unfinished) => {
+                unreached |= failure.exit == Exit::Unreached;
                 findings.push(blocker(site, &failure));
             }
             Err(failure) => return Err(failure),
+        }
+    }
+    for (n, home) in opened.iter().enumerate() {
+        for other in &opened[..n] {
+            home.refuse_same(name, service, other)?;
         }
     }
     for home in &opened {
@@ -99,8 +104,10 @@ fn blocker(site: &SiteName, failure: &Failure) -> Finding {
     Finding {
         level: Level::Blocker,
         site: Some(site.to_string()),
-        what: chain.join(": "),
-        mend: "start the database, or correct its URL and rights in the configuration".into(),
+        what: scrub(&chain.join(": ")),
+        mend: failure.mend.clone().unwrap_or_else(|| {
+            "start the database, or correct its URL and rights in the configuration".into()
+        }),
     }
 }
 

@@ -6,7 +6,7 @@ use model::table::HomeSchema;
 use model::{ServiceName, SiteName};
 use postgres::catalog::{self, Catalog};
 use postgres::classify::{self, ClassifyError, Declared};
-use postgres::connect::{Session, connect};
+use postgres::connect::{ConnectError, Session, connect};
 
 use crate::config::{Config, Service};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -22,6 +22,10 @@ pub struct Home {
     pub catalog: Catalog,
     /// The classified tables, or everything that keeps them from being classified.
     pub schema: Result<HomeSchema, Vec<ClassifyError>>,
+    /// Whether the server is a standby.
+    pub standby: bool,
+    /// The same for two homes if and only if they are one database of one running server.
+    identity: (String, u32),
 }
 
 impl Home {
@@ -36,11 +40,13 @@ impl Home {
             Failure::usage(format_args!("the service {name} has no database at {site}"))
         })?;
         let url = database.url()?;
-        let session = connect(url.expose(), purpose)
-            .await
-            .or_fail(Exit::Unreached, || {
-                format!("{name}: cannot reach its database at {site}")
-            })?;
+        let session = connect(url.expose(), purpose).await.map_err(|error| {
+            unreached(
+                error,
+                format!("{name}: cannot reach its database at {site}"),
+                &database.place(),
+            )
+        })?;
         Self::read(name, service, site, session).await
     }
 
@@ -52,6 +58,7 @@ impl Home {
         purpose: &str,
     ) -> Outcome<Self> {
         let home = Self::open(name, service, site, purpose).await?;
+        home.refuse_another(name, service).await?;
         let installed = residency::audit::installed(&*home.session)
             .await
             .or_fail(Exit::Unreached, || {
@@ -77,12 +84,80 @@ impl Home {
             format!("{name}: cannot read the catalog at {site}")
         })?;
         let schema = classify::classify(&catalog, &declared(service));
+        // A copy of a cluster has the same system identifier; the same start, to the microsecond, nobody has.
+        let row = session
+            .query_one(
+                "SELECT pg_is_in_recovery(), pg_postmaster_start_time()::text, oid \
+                   FROM pg_database WHERE datname = current_database()",
+                &[],
+            )
+            .await
+            .or_fail(Exit::Unreached, || {
+                format!("{name}: cannot look at the server at {site}")
+            })?;
         Ok(Self {
             site: site.clone(),
             session,
             catalog,
             schema,
+            standby: row.get(0),
+            identity: (row.get(1), row.get(2)),
         })
+    }
+
+    /// Refuses a database that was installed as another service's or site's home: who lives there is not what the
+    /// configuration would make of it.
+    pub async fn refuse_another(&self, name: &ServiceName, service: &Service) -> Outcome<()> {
+        let found = residency::audit::installed_as(&*self.session)
+            .await
+            .or_fail(Exit::Unreached, || {
+                format!("{name}: cannot look at the database at {}", self.site)
+            })?;
+        let Some(found) = found else { return Ok(()) };
+        let wanted = [name.as_str(), self.site.as_str(), service.origin.as_str()];
+        if found == wanted {
+            return Ok(());
+        }
+        let [of, at, from] = found;
+        Err(Failure::usage(format_args!(
+            "{name}: the database of {} ({}) is installed for service {of} at site {at}, origin {from}",
+            self.site,
+            self.session.place()
+        ))
+        .mend(format!(
+            "correct {}, the site or the origin",
+            service.databases[&self.site].place()
+        )))
+    }
+
+    /// Refuses a home that is the same database as `other`, which is another site's.
+    pub fn refuse_same(&self, name: &ServiceName, service: &Service, other: &Self) -> Outcome<()> {
+        if self.identity != other.identity {
+            return Ok(());
+        }
+        let (a, b) = (&other.site, &self.site);
+        Err(Failure::usage(format_args!(
+            "{name}: the databases of {a} and {b} are one and the same ({})",
+            self.session.place()
+        ))
+        .mend(format!(
+            "correct {} or {}: every site has a database of its own",
+            service.databases[a].place(),
+            service.databases[b].place()
+        )))
+    }
+
+    /// Refuses a standby, for a command that writes.
+    pub fn refuse_standby(&self, name: &ServiceName) -> Outcome<()> {
+        match self.standby {
+            false => Ok(()),
+            true => Err(Failure::usage(format_args!(
+                "{name}: the server at {} is a standby ({}): nothing can be written there",
+                self.site,
+                self.session.place()
+            ))
+            .mend("give the primary's address")),
+        }
     }
 
     /// The classified tables, or a failure that names what is in the way.
@@ -97,6 +172,32 @@ impl Home {
             .mend("run `domicile check`, which says what to do about each")
         })
     }
+}
+
+/// A database that was not reached: its exit code, and what to do, by the reason. `place` says where its URL stands.
+pub fn unreached(error: ConnectError, doing: String, place: &str) -> Failure {
+    let exit = match &error {
+        ConnectError::Malformed => Exit::Usage,
+        ConnectError::TooOld { .. } => Exit::Unfinished,
+        _ => Exit::Unreached,
+    };
+    let code = error.sqlstate().map(|state| state.code().to_owned());
+    let mend = match (&error, code.as_deref()) {
+        (ConnectError::Malformed, _) => format!(
+            "write {place} as postgres://ROLE:PASSWORD@HOST:PORT/DATABASE; in a password @ is %40, : is %3A, / is %2F"
+        ),
+        (ConnectError::TooOld { .. }, _) => "upgrade to PostgreSQL 14 or later".to_owned(),
+        (_, Some("28P01")) => format!("correct role and password in {place}"),
+        (_, Some("28000")) => format!(
+            "correct the role in {place} and let it in (pg_hba.conf); `domicile install --admin SITE=URL` creates the \
+             mover's role"
+        ),
+        (_, Some("3D000")) => format!("create the database, or correct its name in {place}"),
+        (_, Some("53300")) => "end sessions that nobody needs, or raise max_connections".to_owned(),
+        (_, Some("57P03")) => "wait until the server takes connections".to_owned(),
+        _ => format!("start the server, or correct host, port and password in {place}"),
+    };
+    Failure::new(exit, anyhow::Error::from(error).context(doing)).mend(mend)
 }
 
 /// What the configuration says about a service's tables, in the words of the room below.

@@ -4,7 +4,7 @@ use postgres::catalog::{self, Catalog};
 use postgres::connect::connect;
 use postgres::propose::{self, propose};
 
-use super::show;
+use super::{homes, show};
 use crate::cli::Init;
 use crate::config::Ids;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -17,8 +17,12 @@ pub async fn run(args: &Init) -> Outcome {
     };
     let session = connect(origin.url.expose(), "init")
         .await
-        .or_fail(Exit::Unreached, || {
-            format!("cannot reach the database at {}", origin.site)
+        .map_err(|error| {
+            homes::unreached(
+                error,
+                format!("cannot reach the database at {}", origin.site),
+                &format!("--site {}=URL", origin.site),
+            )
         })?;
     let catalog = catalog::read(&session).await.or_fail(Exit::Unreached, || {
         format!("cannot read the catalog at {}", origin.site)

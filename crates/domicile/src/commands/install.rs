@@ -29,7 +29,8 @@ pub async fn run(config: &Config, args: &Install) -> Outcome {
         .iter()
         .map(|(market, site)| (market.clone(), site.clone()))
         .collect();
-    let mut prepared = Vec::new();
+    // Everything that can be refused is, at every site, before anything is put in at one.
+    let mut opened = Vec::new();
     for (name, service) in &config.services {
         if let Some((table, line)) = service.undecided().next() {
             return Err(Failure::usage(format_args!(
@@ -38,23 +39,35 @@ pub async fn run(config: &Config, args: &Install) -> Outcome {
             ))
             .mend("replace its \"?\"; the comment beside it says why it was left open"));
         }
-        let mut mark = None;
+        let mut homes: Vec<Home> = Vec::new();
         for site in homes::sites(service) {
-            let origin = *site == service.origin;
-            let wanted = only.as_ref().is_none_or(|only| only == site);
-            if !wanted && !origin {
+            if *site != service.origin && only.as_ref().is_some_and(|only| only != site) {
                 continue;
             }
-            let mut home = open(name, service, site, &args.admin).await?;
+            let home = open(name, service, site, &args.admin).await?;
+            home.refuse_standby(name)?;
+            home.schema()?;
+            for other in &homes {
+                home.refuse_same(name, service, other)?;
+            }
+            homes.push(home);
+        }
+        opened.push((name, service, homes));
+    }
+    let mut prepared = Vec::new();
+    for (name, service, homes) in opened {
+        let mut mark = None;
+        for mut home in homes {
+            let site = &home.site.clone();
             let schema = home.schema()?.clone();
-            if origin {
+            if *site == service.origin {
                 mark = mark_at_origin(&home.session, &schema)
                     .await
                     .or_fail(Exit::Unreached, || {
                         format!("{name}: cannot read the users' keys at {site}")
                     })?;
             }
-            if !wanted {
+            if only.as_ref().is_some_and(|only| only != site) {
                 continue;
             }
             let (role, password) = mover(service, site)?;
@@ -103,8 +116,12 @@ pub(super) async fn open(
 }
 
 async fn administrator(service: &Service, site: &SiteName, url: &str) -> Outcome<Session> {
-    let session = connect(url, "install").await.or_fail(Exit::Unreached, || {
-        format!("cannot reach the database at {site} with the URL that --admin names")
+    let session = connect(url, "install").await.map_err(|error| {
+        homes::unreached(
+            error,
+            format!("cannot reach the database at {site} with the URL that --admin names"),
+            &format!("--admin {site}=URL"),
+        )
     })?;
     let row = session
         .query_one("SELECT current_database()", &[])
@@ -118,6 +135,10 @@ async fn administrator(service: &Service, site: &SiteName, url: &str) -> Outcome
         return Err(Failure::usage(format_args!(
             "--admin leads to database {found} at {site}, the configuration to {}",
             configured.unwrap_or_default()
+        ))
+        .mend(format!(
+            "correct --admin {site}=URL, or {}",
+            service.databases[site].place()
         )));
     }
     Ok(session)

@@ -18,7 +18,11 @@ pub mod users;
 pub mod verify;
 pub mod whereabouts;
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::cli::{Cli, Command};
 use crate::config::Config;
@@ -63,10 +67,19 @@ fn configuration(cli: &Cli) -> Outcome<Config> {
 /// Logs go to standard error; `DOMICILE_LOG` says how much, `warn` by default.
 fn log() {
     let filter = EnvFilter::try_from_env("DOMICILE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    // The drivers write statements with their parameters: rows, users, passwords. No setting lets them.
+    let discreet = filter_fn(|about| {
+        let driver = ["tokio_postgres", "pgwire_replication"];
+        *about.level() <= Level::WARN || !driver.iter().any(|name| about.target().starts_with(name))
+    });
     // Only the first call of a process sets it; tests call more than once.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+    let _ = tracing_subscriber::registry()
+        .with(
+            fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_filter(discreet),
+        )
+        .with(filter)
         .try_init();
 }
 

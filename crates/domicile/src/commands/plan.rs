@@ -85,9 +85,14 @@ fn number(config: &Config, name: &str) -> Outcome<usize> {
 pub async fn survey(config: &Config) -> Outcome<Survey> {
     let mut survey = Survey::default();
     for (name, service) in &config.services {
+        let mut opened: Vec<Home> = Vec::new();
         for site in homes::sites(service) {
             let mut home = Home::open(name, service, site, "plan").await?;
+            for other in &opened {
+                home.refuse_same(name, service, other)?;
+            }
             survey.add(name, service, &mut home).await?;
+            opened.push(home);
         }
     }
     Ok(survey)
@@ -101,6 +106,7 @@ impl Survey {
         service: &Service,
         home: &mut Home,
     ) -> Outcome<()> {
+        home.refuse_another(name, service).await?;
         let schema = home.schema()?.clone();
         let site = home.site.clone();
         let found = census(&mut home.session, &schema, site == service.origin)

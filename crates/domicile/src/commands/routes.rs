@@ -37,13 +37,16 @@ impl Ends {
         for site in [from, to] {
             let key = (name.clone(), site.clone());
             if let Entry::Vacant(vacant) = self.homes.entry(key) {
-                let home = Home::open(name, service, site, "move").await?;
-                refuse_blockers(name, service, &home).await?;
-                vacant.insert(home);
+                vacant.insert(Home::open(name, service, site, "move").await?);
             }
         }
         let home = |site: &SiteName| &self.homes[&(name.clone(), site.clone())];
+        home(to).refuse_same(name, service, home(from))?;
+        // First what tells the table and the column; an installation that is out of date may follow from it.
         refuse_differences(name, service, home(from), home(to))?;
+        for site in [from, to] {
+            refuse_blockers(name, service, home(site)).await?;
+        }
         Ok(Arc::new(Route {
             service: name.clone(),
             source: end(service, home(from))?,
@@ -70,6 +73,7 @@ fn bounds(service: &Service) -> Bounds {
         pause_max: service.limits.max_pause,
         wal_max: Some(service.limits.wal),
         rate: service.limits.rate,
+        row_max: service.limits.row,
         ..Bounds::default()
     }
 }

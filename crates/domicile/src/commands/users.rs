@@ -18,6 +18,13 @@ pub fn read(text: &str) -> Outcome<Vec<UserKey>> {
             })?;
             content.lines().map(|line| line.trim().to_owned()).collect()
         }
+        // No key of ours, and a path that leads nowhere is a slip of the pen.
+        false if text.contains('/') => {
+            return Err(
+                Failure::usage(format_args!("--users: there is no file {text}"))
+                    .mend("name a file with one key a line, or the keys with commas between"),
+            );
+        }
         false => text.split(',').map(|key| key.trim().to_owned()).collect(),
     };
     let mut seen = BTreeSet::new();
@@ -27,7 +34,8 @@ pub fn read(text: &str) -> Outcome<Vec<UserKey>> {
         .map(UserKey::new)
         .collect();
     match keys.is_empty() {
-        true => Err(Failure::usage("--users names nobody")),
+        true => Err(Failure::usage(format_args!("--users {text} names nobody"))
+            .mend("name a file with one key a line, or the keys with commas between")),
         false => Ok(keys),
     }
 }

@@ -23,6 +23,9 @@ pub struct Limits {
     pub wal: u64,
     /// The most that a move copies, in bytes per second; `None`: as fast as it goes. Default `None`.
     pub rate: Option<u64>,
+    /// The largest row that is carried, in bytes; a user with a larger one is set aside. Default 64 MiB: some three
+    /// copies of a row stand in the mover's memory at a time, which is to stay below 256 MiB.
+    pub row: u64,
 }
 
 /// When the source is erased.
@@ -49,6 +52,7 @@ impl Default for Limits {
             max_pause: Duration::from_secs(1),
             wal: 10 << 30,
             rate: None,
+            row: 64 << 20,
         }
     }
 }
@@ -98,6 +102,10 @@ pub(super) fn read_limits(node: Option<Node<'_>>) -> Result<Limits, ConfigError>
             "\"unlimited\" or a rate such as \"20MiB/s\"",
             quantity::rate,
         )?;
+    }
+    if let Some(row) = table.take("row") {
+        let read = |text: &str| quantity::size(text).filter(|size| *size > 0);
+        limits.row = row.read("a size above zero such as \"64MiB\"", read)?;
     }
     table.finish()?;
     Ok(limits)

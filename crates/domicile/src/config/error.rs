@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use model::ServiceName;
 use thiserror::Error;
 
 /// Why a configuration cannot be used. Never carries a secret.
@@ -24,6 +25,16 @@ pub enum ConfigError {
         line: usize,
         /// What is wrong, naming the key.
         what: String,
+    },
+    /// A service is asked for that the file does not have.
+    #[error("{}: there is no service {name}; there are: {known}", file.display())]
+    NoService {
+        /// The file.
+        file: PathBuf,
+        /// The service asked for.
+        name: ServiceName,
+        /// Those that there are, joined.
+        known: String,
     },
     /// A secret that the file points at cannot be had.
     #[error("{}:{line}: {what}", file.display())]

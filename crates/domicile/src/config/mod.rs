@@ -25,7 +25,7 @@ use toml::de::DeTable;
 pub use bounds::{Batch, Erase, Limits};
 pub use error::ConfigError;
 use reader::{Source, Table};
-pub use secret::{Database, Secret, UrlFrom};
+pub use secret::{Database, Secret, UrlFrom, scrub};
 pub use service::{Classified, Ids, Service, UserColumns};
 pub use site::{AfterRestart, Site};
 
@@ -88,11 +88,13 @@ impl Config {
             let names: Vec<_> = self.services.keys().map(ServiceName::as_str).collect();
             names.join(", ")
         };
-        self.services.get(name).ok_or_else(|| ConfigError::Wrong {
-            file: self.file.clone(),
-            line: 1,
-            what: format!("there is no service {name}; there are: {}", known()),
-        })
+        self.services
+            .get(name)
+            .ok_or_else(|| ConfigError::NoService {
+                file: self.file.clone(),
+                name: name.clone(),
+                known: known(),
+            })
     }
 
     /// Refuses a service whose users cannot be moved by this version without leaving a part of their
@@ -121,7 +123,8 @@ impl Config {
             others => format!(" (nor are: {})", others.join(", ")),
         };
         let what = format!(
-            "service.{name}.tables.{table}: not classified yet, \"?\" stands there{others}"
+            "service.{name}.tables.{table}: not classified yet, \"?\" stands there{others}; write the column that \
+             holds the user's key, \"column -> table\", \"reference\" or \"ignore\""
         );
         Err(refuse(line, what))
     }

@@ -95,7 +95,10 @@ fn read_phase(
         }
         let market = Market::from(market);
         if let Some(pin) = before.pinned.get(&market).filter(|pin| **pin != site) {
-            return Err(node.error(format_args!("the market {market} is pinned to {pin}")));
+            return Err(node.error(format_args!(
+                "the market {market} is pinned to {pin} and can have no other home; take it out here, or out of \
+                 policy.pinned"
+            )));
         }
         phase.home.insert(market, site);
     }
@@ -143,6 +146,9 @@ fn check_database(
 ) -> Result<(), ConfigError> {
     match service.databases.contains_key(site) {
         true => Ok(()),
-        false => Err(node.error(format_args!("the service {name} has no database at {site}"))),
+        false => Err(node.error(format_args!(
+            "the service {name} has no database at {site}: configure service.{name}.database.{site}, or name \
+             another home"
+        ))),
     }
 }

@@ -27,6 +27,26 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// `text` without what could be a password: of a URL all that stands between `://` and the line's last `@`, of
+/// `password=…` the word. A URL can stand by mistake where a name should, and messages name what is wrong.
+pub fn scrub(text: &str) -> String {
+    let lines = text.split('\n').map(|line| {
+        let mut line = line.to_owned();
+        if let Some(start) = line.find("://").map(|at| at + 3)
+            && let Some(end) = line.rfind('@').filter(|end| *end > start)
+        {
+            line.replace_range(start..end, "(hidden)");
+        }
+        if let Some(start) = line.find("password=").map(|at| at + "password=".len()) {
+            let rest = &line[start..];
+            let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+            line.replace_range(start..start + end, "(hidden)");
+        }
+        line
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// Where the URL of a home database stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UrlFrom {
@@ -52,6 +72,18 @@ pub struct Database {
 }
 
 impl Database {
+    /// Where to correct the URL: the configuration's key, and the variable or file that it names.
+    pub fn place(&self) -> String {
+        let Self {
+            path, file, line, ..
+        } = self;
+        match &self.from {
+            UrlFrom::Here(_) => format!("{path} ({}:{line})", file.display()),
+            UrlFrom::Env(name) => format!("{path} (the environment variable {name})"),
+            UrlFrom::File(name) => format!("{path} (the file {})", name.display()),
+        }
+    }
+
     /// The URL. Looks at the environment or the file now, so that a variable of a site that a command
     /// does not touch may be missing.
     pub fn url(&self) -> Result<Secret, ConfigError> {

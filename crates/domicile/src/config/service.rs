@@ -206,6 +206,12 @@ fn read_databases(
                 let (env, file) = (table.string("env")?, table.string("file")?);
                 table.finish()?;
                 match (env, file) {
+                    // Names are printed, a URL never is.
+                    (Some(text), _) | (_, Some(text)) if is_url(&text) => {
+                        return Err(node.error(format_args!(
+                            "env and file name where the URL stands; a URL stands by itself: {site} = \"postgres://…\""
+                        )));
+                    }
                     (Some(name), None) if !name.is_empty() => UrlFrom::Env(name),
                     (None, Some(file)) if !file.is_empty() => UrlFrom::File(PathBuf::from(file)),
                     _ => {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 pub mod program;
+pub mod refusal;
 
 use std::collections::BTreeMap;
 use std::path::Path;

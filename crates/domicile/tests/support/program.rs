@@ -96,6 +96,11 @@ impl Running {
         })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> Option<u32> {
+        self.0.id()
+    }
+
     /// Ends it as `kill -9` does.
     pub async fn kill(mut self) -> Result<()> {
         self.0.kill().await.context("cannot kill domicile")

@@ -1,12 +1,12 @@
 //! Two sites' tables side by side.
 
-use model::table::{Column, TableName};
+use model::table::{Column, TableName, quote};
 
 use super::{Finding, Findings, Side};
 use crate::catalog::Catalog;
 
-/// What differs at `b` from `a`, table by table and column by column. Empty if and only if the two
-/// fingerprints are equal.
+/// What differs at `b` from `a`, table by table and column by column; also the unique indexes of owned tables
+/// (those of whole columns), which the fingerprint leaves out. Empty only if the two fingerprints are equal.
 pub fn compare(a: &Side<'_>, b: &Side<'_>) -> Vec<Finding> {
     let mut findings = Findings {
         site: b.site,
@@ -47,6 +47,11 @@ impl Comparison<'_, '_, '_> {
     }
 
     fn missing(&mut self, what: &str, at_b: bool) {
+        self.missing_unless(what, at_b, "create it");
+    }
+
+    /// `create` says how it is created where it is missing.
+    fn missing_unless(&mut self, what: &str, at_b: bool, create: &str) {
         let (absent, there) = if at_b {
             (self.b.site, self.a.site)
         } else {
@@ -54,7 +59,7 @@ impl Comparison<'_, '_, '_> {
         };
         self.findings.blocker(
             format!("{what} stands at {there} and not at {absent}"),
-            format!("create it at {absent}, or drop it at {there}"),
+            format!("{create} at {absent}, or drop it at {there}"),
         );
     }
 
@@ -81,6 +86,7 @@ impl Comparison<'_, '_, '_> {
             if table.key != other.key {
                 self.differs(format!("the key of table {}", table.name));
             }
+            self.unique(&table.name);
             let nameless = |ways: &[model::table::Way]| {
                 let mut ways = ways.to_vec();
                 for hop in ways.iter_mut().flat_map(|way| &mut way.hops) {
@@ -90,6 +96,33 @@ impl Comparison<'_, '_, '_> {
             };
             if nameless(&table.ways) != nameless(&other.ways) {
                 self.differs(format!("the way from table {} to its user", table.name));
+            }
+        }
+    }
+
+    /// Without one of them a site takes values that no other can take over.
+    fn unique(&mut self, table: &TableName) {
+        let (a, b) = (self.a.catalog, self.b.catalog);
+        let (Some(a), Some(b)) = (a.tables.get(table), b.tables.get(table)) else {
+            return;
+        };
+        for (here, there, at_b) in [(a, b, true), (b, a, false)] {
+            for columns in &here.unique {
+                // Another key is named as such.
+                if there.is_unique(columns) || *columns == here.key {
+                    continue;
+                }
+                let quoted: Vec<String> = columns.iter().map(|column| quote(column)).collect();
+                let create = format!(
+                    "CREATE UNIQUE INDEX ON {} ({})",
+                    table.sql(),
+                    quoted.join(", ")
+                );
+                let what = format!(
+                    "the unique index on ({}) of table {table}",
+                    columns.join(", ")
+                );
+                self.missing_unless(&what, at_b, &create);
             }
         }
     }

@@ -62,7 +62,29 @@ async fn role(client: &Client, findings: &mut Findings<'_>) -> Result<bool, Read
             "let the application connect as a role of its own",
         );
     }
+    superusers(client, findings).await?;
     Ok(superuser)
+}
+
+/// An application that connects as a superuser could write past the guard, and nothing would stop it.
+async fn superusers(client: &Client, findings: &mut Findings<'_>) -> Result<(), ReadError> {
+    let sql = "SELECT a.usename::text, count(*) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
+                WHERE r.rolsuper AND a.datname = current_database() AND a.usename <> session_user \
+                  AND a.application_name NOT LIKE 'domicile %' \
+                  AND coalesce(a.backend_type, 'client backend') = 'client backend' \
+                GROUP BY 1 ORDER BY 1";
+    for row in client
+        .query(sql, &[])
+        .await
+        .map_err(ReadError::of("the sessions of superusers"))?
+    {
+        let (role, sessions): (&str, i64) = (row.get(0), row.get(1));
+        findings.warning(
+            format!("{sessions} sessions of other programs use role {role}, a superuser, whom no guard stops"),
+            "let the application connect as a role that is no superuser and owns no table",
+        );
+    }
+    Ok(())
 }
 
 /// May the session put the application's triggers and foreign keys to rest?

@@ -6,9 +6,6 @@ use tokio_postgres::Client;
 use super::{Expectation, Findings};
 use crate::catalog::ReadError;
 
-/// The oldest version that has what a move needs.
-const OLDEST: i32 = 140_000;
-
 /// A slot that keeps back more than this is worth a word, in bytes.
 const RETAINED_MAX: i64 = 1 << 30;
 
@@ -17,14 +14,6 @@ pub(super) async fn look(
     expect: &Expectation<'_>,
     findings: &mut Findings<'_>,
 ) -> Result<(), ReadError> {
-    let version = expect.catalog.server_version;
-    if version < OLDEST {
-        findings.blocker(
-            format!("PostgreSQL {} is too old", version / 10_000),
-            "upgrade to PostgreSQL 14 or later",
-        );
-        return Ok(());
-    }
     settings(client, findings).await?;
     capacity(client, expect, findings).await?;
     slot(client, expect, findings).await?;

@@ -126,7 +126,7 @@ impl World {
         let reader = copy::open(&mut reading, &self.from, users).await?;
         let tx = writing.transaction().await?;
         replica::assume(&tx).await?;
-        let copied = reader.copy(&self.from, &tx, None).await?;
+        let copied = reader.copy(&self.from, &tx, None, u64::MAX).await?;
         reader.close().await?;
         tx.commit().await?;
         Ok(copied.rows)
