@@ -13,7 +13,9 @@ use model::{Attempt, BatchId, UserKey};
 use postgres::apply;
 use postgres::connect::Session;
 use postgres::lsn::Lsn;
+use postgres::pgoutput::Relation;
 use postgres::replica;
+use postgres::shape::Shape;
 use postgres::snapshot::Snapshot;
 use postgres::stream::{ChangeStream, Said};
 use postgres::transaction::{Change, Enrolled, Mark, Transaction, read_changes, write_changes};
@@ -25,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::desk::{commit, transaction};
 use crate::error::{At, Error, Result};
 use crate::route::{Offices, Route};
+use crate::shapes::unchanged;
 
 /// How many bytes of changes are applied in one transaction at the target: bounds its memory and its length.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
@@ -75,11 +78,12 @@ pub struct Progress {
 
 impl CatchUp {
     /// Opens the stream and begins to follow it. `survivors` are followed from its first word on: what was changed
-    /// while nobody ran comes first.
+    /// while nobody ran comes first. Whatever it says of tables other than in `shape` is refused.
     pub async fn start(
         route: Arc<Route>,
         offices: Offices,
         slot: &str,
+        shape: Shape,
         survivors: HashMap<Attempt, Progress>,
     ) -> Result<Self> {
         let source = &route.source;
@@ -93,6 +97,8 @@ impl CatchUp {
             route,
             offices,
             stream,
+            shape,
+            described: HashMap::new(),
             session,
             chunks: survivors,
             fences: HashMap::new(),
@@ -169,6 +175,10 @@ struct Follower {
     route: Arc<Route>,
     offices: Offices,
     stream: ChangeStream,
+    /// The tables as they were when the move began.
+    shape: Shape,
+    /// The stream's own last word on each, held against it.
+    described: HashMap<u32, Arc<Relation>>,
     session: Session,
     chunks: HashMap<Attempt, Progress>,
     fences: HashMap<BatchId, oneshot::Sender<()>>,
@@ -275,6 +285,7 @@ impl Follower {
     async fn flush(&mut self, gathered: Gathered) -> Result<()> {
         for transaction in &gathered.transactions {
             self.refuse_unfollowable(transaction)?;
+            self.refuse_other_columns(transaction)?;
         }
         if planted(Bug::AckBeforeApply)
             && let Some(upto) = gathered.upto
@@ -324,6 +335,20 @@ impl Follower {
             site: self.route.source.site.clone(),
             what,
         })
+    }
+
+    /// Rows are applied by the columns' names and places: they must be those that were read.
+    fn refuse_other_columns(&mut self, transaction: &Transaction) -> Result<()> {
+        for change in &transaction.changes {
+            let held = self.described.get(&change.table);
+            if held.is_some_and(|held| Arc::ptr_eq(held, &change.relation)) {
+                continue;
+            }
+            unchanged(&self.route.source, self.shape.contradicts(&change.relation))?;
+            self.described
+                .insert(change.table, Arc::clone(&change.relation));
+        }
+        Ok(())
     }
 
     /// What each attempt that we follow gets from these transactions, in stream order.

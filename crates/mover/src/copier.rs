@@ -65,6 +65,7 @@ impl Copier<'_> {
                 grouped(&users, bounds.chunk_users, bounds.chunk_rows).into();
             while !groups.is_empty() {
                 check_wal(self.way.route, self.way.stream, &desk.source).await?;
+                self.way.shapes.look_again(self.way.route, &desk).await?;
                 let together: Vec<_> = groups
                     .drain(..groups.len().min(bounds.chunks_together))
                     .collect();

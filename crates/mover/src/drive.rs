@@ -22,6 +22,7 @@ use crate::event::{Event, Observer};
 use crate::prepare::Aside;
 use crate::recover::{Survivor, recover};
 use crate::route::{End, Offices, Route};
+use crate::shapes::Shapes;
 
 /// What a move is expected to carry, for whoever watches.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +56,7 @@ const ROUNDS: usize = 3;
 ///
 /// # Errors
 /// Everything durable stays consistent whatever the error; the next run goes on. At [`Error::WalCap`],
-/// [`Error::Unfollowable`], [`Error::Unguarded`] and a timed-out barrier unfinished chunks are given up and the slot is
+/// [`Error::Unfollowable`], [`Error::SchemaChanged`], [`Error::Unguarded`] and a timed-out barrier unfinished chunks are given up and the slot is
 /// dropped first.
 pub async fn run(
     route: Arc<Route>,
@@ -96,17 +97,26 @@ pub async fn run(
         bytes: expected.bytes,
         resumed,
     });
+    let shapes = Shapes::read(&route, &desk).await?;
     let key = run_key(&desk.source, &source.site).await?;
     let followed = survivors
         .iter()
         .map(|s| (s.attempt, s.progress()))
         .collect();
-    let catch_up = CatchUp::start(Arc::clone(&route), offices.clone(), &stream, followed).await?;
+    let catch_up = CatchUp::start(
+        Arc::clone(&route),
+        offices.clone(),
+        &stream,
+        shapes.source.clone(),
+        followed,
+    )
+    .await?;
     let mut run = Run {
         way: Way {
             route: &route,
             offices: &offices,
             catch_up: &catch_up,
+            shapes: &shapes,
             id: &row.id,
             slot: &slot.identity,
             stream: &stream,
@@ -131,8 +141,13 @@ pub async fn run(
         (Ok(()), Ok(())) => Ok(()),
     };
     if let Err(error) = outcome {
-        if ends_the_attempts(&error) {
-            give_up(&route, &offices, &mut desk, &stream).await?;
+        let error = shapes.cause(&route, error).await;
+        if ends_the_attempts(&error)
+            && let Err(also) = give_up(&route, &offices, &mut desk, &stream).await
+        {
+            // The next run brings it to an end; what stopped this one is what has to be mended.
+            let also = &also as &dyn std::error::Error;
+            tracing::warn!(error = also, "unfinished chunks are not given up yet");
         }
         return Err(error);
     }
@@ -167,7 +182,10 @@ async fn make_slot(session: &Session, source: &End, stream: &str) -> Result<slot
 /// Whether nothing unfinished may be kept after `error`: a limit was reached, or changes may have been missed.
 fn ends_the_attempts(error: &Error) -> bool {
     match error {
-        Error::WalCap { .. } | Error::Unfollowable { .. } | Error::Unguarded { .. } => true,
+        Error::WalCap { .. }
+        | Error::Unfollowable { .. }
+        | Error::SchemaChanged { .. }
+        | Error::Unguarded { .. } => true,
         Error::Residency { source, .. } => {
             matches!(source, residency::Error::BarrierTimeout { .. })
         }
@@ -188,8 +206,13 @@ async fn give_up(route: &Route, offices: &Offices, desk: &mut Desk, stream: &str
         identity: String::new(),
         fresh: false,
     };
-    recover(route, offices, desk, &nothing).await?;
-    drop_idle_slot(&route.source, &desk.source, stream).await
+    let put_back = recover(route, offices, desk, &nothing).await;
+    // Whatever could not be put back yet begins anew, too: nothing needs this slot any more.
+    let source = &route.source;
+    slot::drop(&desk.source, stream)
+        .await
+        .at(&source.site, "dropping the slot")?;
+    put_back.map(drop)
 }
 
 /// Drops the slot, unless an unfinished chunk needs it.
@@ -218,6 +241,7 @@ pub(crate) struct Way<'a> {
     pub(crate) route: &'a Route,
     pub(crate) offices: &'a Offices,
     pub(crate) catch_up: &'a CatchUp,
+    pub(crate) shapes: &'a Shapes,
     pub(crate) id: &'a MoveId,
     pub(crate) slot: &'a str,
     pub(crate) stream: &'a str,

@@ -43,6 +43,7 @@ impl Run<'_> {
                 desk,
                 reader,
                 catch_up: self.way.catch_up,
+                shapes: self.way.shapes,
                 key: &self.key,
             };
             let outcome = hands.hand_off(&chunk.id, chunk.attempt, &batch).await?;

@@ -252,6 +252,11 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
             Exit::Limit,
             "everything done is kept: move when fewer writes come in, or give the target more, and run apply again",
         ),
+        Error::SchemaChanged { .. } => (
+            Exit::Unfinished,
+            "nobody was moved over it; bring the schemas of both sites and the configuration into line, run \
+             `domicile install`, and run apply again",
+        ),
         Error::Unfollowable { .. } => (
             Exit::Unfinished,
             "nobody is left half-way; see what did that, and run apply again",
