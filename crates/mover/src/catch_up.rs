@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use model::fault::{Bug, planted, point};
@@ -31,6 +32,9 @@ use crate::shapes::unchanged;
 
 /// How many bytes of changes are applied in one transaction at the target: bounds its memory and its length.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long the end of the task may take: one transaction at the target.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many spooled transactions are drained at once: bounds memory.
 const DRAIN: i64 = 1_000;
@@ -157,12 +161,18 @@ impl CatchUp {
             .map_err(|_| Error::StreamGone)
     }
 
-    /// Ends the task, orderly, and gives its error if it had one.
-    pub async fn stop(self) -> Result<()> {
+    /// Ends the task, orderly, and gives its error if it had one. One that waits for a target that stands still is
+    /// ended all the same, so that no WAL is kept back for it.
+    pub async fn stop(mut self) -> Result<()> {
         drop(self.commands);
-        match self.task.await {
-            Ok(result) => result,
-            Err(_) => Err(Error::StreamGone),
+        match tokio::time::timeout(STOP_PATIENCE, &mut self.task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::StreamGone),
+            Err(_) => {
+                self.task.abort();
+                let _ = self.task.await;
+                Err(Error::StreamGone)
+            }
         }
     }
 

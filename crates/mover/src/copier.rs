@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 
 use model::{Attempt, Market, MoveId, UserKey};
+use postgres::census;
 use postgres::connect::Session;
-use postgres::{census, slot};
 use residency::journal;
 use tokio::sync::mpsc;
 
 use crate::copying::{self, copy_chunk};
 use crate::desk::Desk;
 use crate::drive::Way;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Result};
 use crate::event::Event;
 use crate::prepare::{Chunk, prepare};
 use crate::put_back;
@@ -64,7 +64,6 @@ impl Copier<'_> {
             let mut groups: VecDeque<_> =
                 grouped(&users, bounds.chunk_users, bounds.chunk_rows).into();
             while !groups.is_empty() {
-                check_wal(self.way.route, self.way.stream, &desk.source).await?;
                 self.way.shapes.look_again(self.way.route, &desk).await?;
                 let together: Vec<_> = groups
                     .drain(..groups.len().min(bounds.chunks_together))
@@ -144,25 +143,6 @@ impl Copier<'_> {
         // First: what is spooled once the spool was emptied would stay for ever.
         self.way.catch_up.forget(chunk.attempt).await?;
         put_back::cancel(self.way.route, self.way.offices, desk, chunk.attempt).await
-    }
-}
-
-/// Whether the source keeps back more WAL for us than it may.
-pub(crate) async fn check_wal(route: &Route, stream: &str, session: &Session) -> Result<()> {
-    let Some(cap) = route.bounds.wal_max else {
-        return Ok(());
-    };
-    let source = &route.source.site;
-    match slot::wal_bytes(session, stream)
-        .await
-        .at(source, "looking at the slot")?
-    {
-        Some(bytes) if bytes > cap => Err(Error::WalCap {
-            site: source.clone(),
-            bytes,
-            cap,
-        }),
-        _ => Ok(()),
     }
 }
 

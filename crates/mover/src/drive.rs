@@ -49,6 +49,12 @@ pub struct Report {
     pub mismatches: u64,
 }
 
+/// How often one looks how much WAL is kept back.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// How long giving up may take before it is left to the next run: a target that stands still does not answer.
+const GIVE_UP_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How many times a user is copied afresh in one run before he is set aside.
 const ROUNDS: usize = 3;
 
@@ -119,7 +125,6 @@ pub async fn run(
             shapes: &shapes,
             id: &row.id,
             slot: &slot.identity,
-            stream: &stream,
             observer,
         },
         key,
@@ -130,7 +135,11 @@ pub async fn run(
             mismatches: 0,
         },
     };
-    let carried = run.carry(&mut desk, survivors, wanted).await;
+    // A target that stands still lets nothing else of us go on: the cap has a watch of its own.
+    let carried = tokio::select! {
+        carried = run.carry(&mut desk, survivors, wanted) => carried,
+        over = over_the_cap(&route, &stream) => Err(over),
+    };
     let report = run.report;
     let followed = catch_up.stop().await;
     // The follower's error is the cause where both have one.
@@ -142,12 +151,19 @@ pub async fn run(
     };
     if let Err(error) = outcome {
         let error = shapes.cause(&route, error).await;
-        if ends_the_attempts(&error)
-            && let Err(also) = give_up(&route, &offices, &mut desk, &stream).await
-        {
-            // The next run brings it to an end; what stopped this one is what has to be mended.
-            let also = &also as &dyn std::error::Error;
-            tracing::warn!(error = also, "unfinished chunks are not given up yet");
+        if ends_the_attempts(&error) {
+            drop(desk);
+            let given_up = give_up(&route, &offices, &stream);
+            // Where the other end does not answer, the next run brings it to an end: what stopped this one is what has
+            // to be mended.
+            match tokio::time::timeout(GIVE_UP_PATIENCE, given_up).await {
+                Ok(Ok(())) => {}
+                Ok(Err(also)) => {
+                    let also = &also as &dyn std::error::Error;
+                    tracing::warn!(error = also, "unfinished chunks are not given up yet");
+                }
+                Err(_) => tracing::warn!("unfinished chunks are not given up yet"),
+            }
         }
         return Err(error);
     }
@@ -200,19 +216,61 @@ fn ends_the_attempts(error: &Error) -> bool {
 }
 
 /// A limit was reached: everything unfinished is given up, and no WAL is kept back any more.
-async fn give_up(route: &Route, offices: &Offices, desk: &mut Desk, stream: &str) -> Result<()> {
+async fn give_up(route: &Route, offices: &Offices, stream: &str) -> Result<()> {
+    let (source, target) = (&route.source, &route.target);
+    // Sessions of its own: what was cut short may still hold the others.
+    let mut desk = Desk {
+        source: source.session("mover").await?,
+        target: target.session("mover").await?,
+    };
     let nothing = slot::Slot {
         name: stream.to_owned(),
         identity: String::new(),
         fresh: false,
     };
-    let put_back = recover(route, offices, desk, &nothing).await;
-    // Whatever could not be put back yet begins anew, too: nothing needs this slot any more.
-    let source = &route.source;
+    // First: whatever cannot be put back yet begins anew, too, so nothing needs this slot any more.
     slot::drop(&desk.source, stream)
         .await
         .at(&source.site, "dropping the slot")?;
-    put_back.map(drop)
+    recover(route, offices, &mut desk, &nothing).await.map(drop)
+}
+
+/// Returns when the slot keeps back more WAL than it may, with the error that says so.
+async fn over_the_cap(route: &Route, stream: &str) -> Error {
+    let mut session = None;
+    loop {
+        if session.is_none() {
+            session = route.source.session("watch").await.ok();
+        }
+        if let Some(open) = &session {
+            match check_wal(route, stream, open).await {
+                Ok(()) => {}
+                Err(over @ Error::WalCap { .. }) => return over,
+                // Whoever works with the source says so, too.
+                Err(_) => session = None,
+            }
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Whether the source keeps back more WAL for us than it may.
+async fn check_wal(route: &Route, stream: &str, session: &Session) -> Result<()> {
+    let Some(cap) = route.bounds.wal_max else {
+        return Ok(());
+    };
+    let source = &route.source.site;
+    match slot::wal_bytes(session, stream)
+        .await
+        .at(source, "looking at the slot")?
+    {
+        Some(bytes) if bytes > cap => Err(Error::WalCap {
+            site: source.clone(),
+            bytes,
+            cap,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Drops the slot, unless an unfinished chunk needs it.
@@ -244,7 +302,6 @@ pub(crate) struct Way<'a> {
     pub(crate) shapes: &'a Shapes,
     pub(crate) id: &'a MoveId,
     pub(crate) slot: &'a str,
-    pub(crate) stream: &'a str,
     pub(crate) observer: &'a dyn Observer,
 }
 

@@ -7,7 +7,7 @@ use postgres::connect::Session;
 use residency::journal;
 
 use crate::catch_up::{AGAIN_HANDS, AGAIN_LARGE};
-use crate::copier::{Ready, check_wal};
+use crate::copier::Ready;
 use crate::desk::Desk;
 use crate::drive::Run;
 use crate::error::{At, Error, Result};
@@ -121,7 +121,6 @@ impl Run<'_> {
                     self.set_aside(&desk.source, user, reason).await?;
                 }
             }
-            self.check_wal(desk).await?;
         }
         self.way.catch_up.forget(chunk.attempt).await?;
         finish_chunk(self.way.route, self.way.offices, desk, chunk.attempt).await?;
@@ -219,9 +218,5 @@ impl Run<'_> {
         self.way.observer.note(&Event::SetAside { user, reason });
         self.report.set_aside += 1;
         Ok(())
-    }
-
-    async fn check_wal(&self, desk: &Desk) -> Result<()> {
-        check_wal(self.way.route, self.way.stream, &desk.source).await
     }
 }

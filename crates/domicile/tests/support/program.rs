@@ -101,6 +101,11 @@ impl Running {
         self.0.kill().await.context("cannot kill domicile")
     }
 
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.0.id()
+    }
+
     /// How it ended, where it has.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.0.try_wait().context("cannot look at domicile")
