@@ -216,9 +216,9 @@ impl World {
         let acted = tokio::time::timeout(PATIENCE, act()).await;
         std::fs::remove_file(&hold)?;
         let ran = running.end().await?;
-        let acted = acted.context("what is done meanwhile takes too long");
         acted
-            .flatten()
+            .context("what is done meanwhile takes too long")
+            .and_then(|acted| acted)
             .with_context(|| format!("at {point}: {ran}"))?;
         Ok(ran)
     }
