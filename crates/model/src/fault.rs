@@ -45,6 +45,8 @@ pub enum Bug {
     ForgetKept,
     /// The target accepts although a decision for the batch stands already.
     SecondDecision,
+    /// Nobody looks whether the tables change while users move.
+    SchemaUnwatched,
     /// Now and then an INSERT is not applied, and the handoff is accepted all the same: what is left is for
     /// a reader who trusts nobody to find.
     LoseRow,
@@ -71,6 +73,7 @@ impl Bug {
         ("erase-unconditionally", Bug::EraseUnconditionally),
         ("forget-kept", Bug::ForgetKept),
         ("second-decision", Bug::SecondDecision),
+        ("schema-unwatched", Bug::SchemaUnwatched),
         ("lose-row", Bug::LoseRow),
     ];
 }

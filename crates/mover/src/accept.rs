@@ -7,6 +7,7 @@ use model::fault::{Bug, planted, point};
 use model::{BatchId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
+use postgres::shape::Shape;
 use postgres::{census, foreign_keys, verify};
 use residency::records::{self, Change};
 use residency::{decisions, entries, inbound};
@@ -15,6 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::desk::{commit, transaction};
 use crate::error::{At, Error, Result};
 use crate::route::{Offices, Route};
+use crate::shapes::unchanged;
 
 /// What the source says of a batch.
 #[derive(Debug)]
@@ -47,13 +49,15 @@ impl Offer {
 /// Looks, judges, and commits or refuses. The answer is durable when this returns.
 ///
 /// # Errors
-/// Any error leaves the outcome open: [`ask`] finds it.
+/// Any error leaves the outcome open: [`ask`] finds it. [`Error::SchemaChanged`] where the tables are not what `shape`
+/// says.
 pub async fn accept(
     route: &Route,
     offices: &Offices,
     session: &mut Session,
     offer: &Offer,
     key: &DigestKey,
+    shape: &Shape,
 ) -> Result<Decision> {
     let (source, target) = (&route.source.site, &route.target);
     let doing = "accepting a batch";
@@ -84,12 +88,15 @@ pub async fn accept(
         against: spoilt.collect(),
     };
     if findings.complete && findings.against.is_empty() && standing.is_none() {
-        let (mine, dangling, pinned) = tokio::join!(
+        let (mine, dangling, pinned, now) = tokio::join!(
             biased;
             verify::digest(&tx, &target.schema, &users, key),
             foreign_keys::check(&tx, &target.schema, &users),
             census::pinned_elsewhere(&tx, &target.schema, &users, &target.site),
+            // Last: once their rows were read, the tables cannot change before the transaction ends.
+            Shape::read(&tx, &target.schema),
         );
+        unchanged(target, shape.changed(&now.at(&target.site, doing)?))?;
         let mine = mine.at(&target.site, doing)?;
         let dangling = dangling.at(&target.site, doing)?;
         let pinned = pinned.at(&target.site, doing)?;

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use model::fault::{Bug, planted, point};
@@ -13,7 +14,9 @@ use model::{Attempt, BatchId, UserKey};
 use postgres::apply;
 use postgres::connect::Session;
 use postgres::lsn::Lsn;
+use postgres::pgoutput::Relation;
 use postgres::replica;
+use postgres::shape::Shape;
 use postgres::snapshot::Snapshot;
 use postgres::stream::{ChangeStream, Said};
 use postgres::transaction::{Change, Mark, Transaction, read_changes, write_changes};
@@ -26,9 +29,13 @@ use crate::desk::{commit, transaction};
 use crate::error::{At, Error, Result};
 use crate::portion::{self, Progress, Work};
 use crate::route::{Offices, Route};
+use crate::shapes::unchanged;
 
 /// How many bytes of changes are applied in one transaction at the target: bounds its memory and its length.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long the end of the task may take: one transaction at the target.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many spooled transactions are drained at once: bounds memory.
 const DRAIN: i64 = 1_000;
@@ -67,11 +74,12 @@ enum Command {
 
 impl CatchUp {
     /// Opens the stream and begins to follow it. `survivors` are followed from its first word on: what was changed
-    /// while nobody ran comes first.
+    /// while nobody ran comes first. Whatever it says of tables other than in `shape` is refused.
     pub async fn start(
         route: Arc<Route>,
         offices: Offices,
         slot: &str,
+        shape: Shape,
         survivors: HashMap<Attempt, Progress>,
     ) -> Result<Self> {
         let source = &route.source;
@@ -85,6 +93,8 @@ impl CatchUp {
             route,
             offices,
             stream,
+            shape,
+            described: HashMap::new(),
             session,
             chunks: survivors,
             fences: HashMap::new(),
@@ -143,12 +153,18 @@ impl CatchUp {
             .map_err(|_| Error::StreamGone)
     }
 
-    /// Ends the task, orderly, and gives its error if it had one.
-    pub async fn stop(self) -> Result<()> {
+    /// Ends the task, orderly, and gives its error if it had one. One that waits for a target that stands still is
+    /// ended all the same, so that no WAL is kept back for it.
+    pub async fn stop(mut self) -> Result<()> {
         drop(self.commands);
-        match self.task.await {
-            Ok(result) => result,
-            Err(_) => Err(Error::StreamGone),
+        match tokio::time::timeout(STOP_PATIENCE, &mut self.task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::StreamGone),
+            Err(_) => {
+                self.task.abort();
+                let _ = self.task.await;
+                Err(Error::StreamGone)
+            }
         }
     }
 
@@ -161,6 +177,10 @@ struct Follower {
     route: Arc<Route>,
     offices: Offices,
     stream: ChangeStream,
+    /// The tables as they were when the move began.
+    shape: Shape,
+    /// The stream's own last word on each, held against it.
+    described: HashMap<u32, Arc<Relation>>,
     session: Session,
     chunks: HashMap<Attempt, Progress>,
     fences: HashMap<BatchId, oneshot::Sender<()>>,
@@ -267,6 +287,7 @@ impl Follower {
     async fn flush(&mut self, gathered: Gathered) -> Result<()> {
         for transaction in &gathered.transactions {
             self.refuse_unfollowable(transaction)?;
+            self.refuse_other_columns(transaction)?;
         }
         if planted(Bug::AckBeforeApply)
             && let Some(upto) = gathered.upto
@@ -316,6 +337,20 @@ impl Follower {
             site: self.route.source.site.clone(),
             what,
         })
+    }
+
+    /// Rows are applied by the columns' names and places: they must be those that were read.
+    fn refuse_other_columns(&mut self, transaction: &Transaction) -> Result<()> {
+        for change in &transaction.changes {
+            let held = self.described.get(&change.table);
+            if held.is_some_and(|held| Arc::ptr_eq(held, &change.relation)) {
+                continue;
+            }
+            unchanged(&self.route.source, self.shape.contradicts(&change.relation))?;
+            self.described
+                .insert(change.table, Arc::clone(&change.relation));
+        }
+        Ok(())
     }
 
     /// Takes the changes whose rows are over the limit out of `work`: their users are sent back.

@@ -3,8 +3,8 @@
 use std::collections::{HashSet, VecDeque};
 
 use model::{Attempt, Market, MoveId, UserKey};
+use postgres::census;
 use postgres::connect::Session;
-use postgres::{census, slot};
 use residency::journal;
 use tokio::sync::mpsc;
 
@@ -12,7 +12,7 @@ use crate::bonds::{Bonds, bind};
 use crate::copying::{self, copy_chunk};
 use crate::desk::Desk;
 use crate::drive::Way;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Result};
 use crate::event::Event;
 use crate::prepare::{Chunk, prepare};
 use crate::put_back;
@@ -77,7 +77,7 @@ impl Copier<'_> {
             )
             .into();
             while !groups.is_empty() {
-                check_wal(self.way.route, self.way.stream, &desk.source).await?;
+                self.way.shapes.look_again(self.way.route, &desk).await?;
                 let together: Vec<_> = groups
                     .drain(..groups.len().min(bounds.chunks_together))
                     .collect();
@@ -167,25 +167,6 @@ fn of_chunk(bonds: &Bonds, chunk: &Chunk) -> Bonds {
         .filter_map(|(user, _)| bonds.get_key_value(user))
         .map(|(user, company)| (user.clone(), *company))
         .collect()
-}
-
-/// Whether the source keeps back more WAL for us than it may.
-pub(crate) async fn check_wal(route: &Route, stream: &str, session: &Session) -> Result<()> {
-    let Some(cap) = route.bounds.wal_max else {
-        return Ok(());
-    };
-    let source = &route.source.site;
-    match slot::wal_bytes(session, stream)
-        .await
-        .at(source, "looking at the slot")?
-    {
-        Some(bytes) if bytes > cap => Err(Error::WalCap {
-            site: source.clone(),
-            bytes,
-            cap,
-        }),
-        _ => Ok(()),
-    }
 }
 
 /// The wanted users, a page at a time.

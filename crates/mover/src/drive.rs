@@ -24,6 +24,7 @@ use crate::event::{Event, Observer};
 use crate::prepare::Aside;
 use crate::recover::{Survivor, recover};
 use crate::route::{End, Offices, Route};
+use crate::shapes::Shapes;
 
 /// What a move is expected to carry, for whoever watches.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,8 +51,14 @@ pub struct Report {
     pub mismatches: u64,
 }
 
-/// How long giving up waits for the application's transactions.
-const GIVE_UP_PATIENCE_MS: u32 = 5_000;
+/// How long giving up waits for one of the application's transactions.
+const GIVE_UP_LOCKS_MS: u32 = 5_000;
+
+/// How often one looks how much WAL is kept back.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// How long giving up may take before it is left to the next run: a target that stands still does not answer.
+const GIVE_UP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many times a user is copied afresh in one run before he is set aside.
 const ROUNDS: usize = 3;
@@ -60,7 +67,7 @@ const ROUNDS: usize = 3;
 ///
 /// # Errors
 /// Everything durable stays consistent whatever the error; the next run goes on. At [`Error::WalCap`],
-/// [`Error::Unfollowable`], [`Error::Unguarded`] and a timed-out barrier unfinished chunks are given up and the slot is
+/// [`Error::Unfollowable`], [`Error::SchemaChanged`], [`Error::Unguarded`] and a timed-out barrier unfinished chunks are given up and the slot is
 /// dropped first.
 pub async fn run(
     route: Arc<Route>,
@@ -103,20 +110,28 @@ pub async fn run(
         bytes: expected.bytes,
         resumed,
     });
+    let shapes = Shapes::read(&route, &desk).await?;
     let key = run_key(&desk.source, &source.site).await?;
     let followed = survivors
         .iter()
         .map(|s| (s.attempt, s.progress()))
         .collect();
-    let catch_up = CatchUp::start(Arc::clone(&route), offices.clone(), &stream, followed).await?;
+    let catch_up = CatchUp::start(
+        Arc::clone(&route),
+        offices.clone(),
+        &stream,
+        shapes.source.clone(),
+        followed,
+    )
+    .await?;
     let mut run = Run {
         way: Way {
             route: &route,
             offices: &offices,
             catch_up: &catch_up,
+            shapes: &shapes,
             id: &row.id,
             slot: &slot.identity,
-            stream: &stream,
             observer,
         },
         key,
@@ -127,7 +142,11 @@ pub async fn run(
             mismatches: 0,
         },
     };
-    let carried = run.carry(&mut desk, survivors, wanted).await;
+    // A target that stands still lets nothing else of us go on: the cap has a watch of its own.
+    let carried = tokio::select! {
+        carried = run.carry(&mut desk, survivors, wanted) => carried,
+        over = over_the_cap(&route, &stream) => Err(over),
+    };
     let report = run.report;
     let followed = catch_up.stop().await;
     // The follower's error is the cause where both have one.
@@ -138,8 +157,20 @@ pub async fn run(
         (Ok(()), Ok(())) => Ok(()),
     };
     if let Err(error) = outcome {
+        let error = shapes.cause(&route, error).await;
         if ends_the_attempts(&error) {
-            give_up(&route, &offices, &mut desk, &stream, &error).await?;
+            drop(desk);
+            let given_up = give_up(&route, &offices, &stream);
+            // Where the other end does not answer, the next run brings it to an end: what stopped this one is what has
+            // to be mended.
+            match tokio::time::timeout(GIVE_UP_PATIENCE, given_up).await {
+                Ok(Ok(())) => {}
+                Ok(Err(also)) => {
+                    let also = &also as &dyn std::error::Error;
+                    tracing::warn!(error = also, "unfinished chunks are not given up yet");
+                }
+                Err(_) => tracing::warn!("unfinished chunks are not given up yet"),
+            }
         }
         return Err(error);
     }
@@ -200,7 +231,10 @@ async fn make_slot(session: &Session, source: &End, stream: &str) -> Result<slot
 /// Whether nothing unfinished may be kept after `error`: a limit was reached, or changes may have been missed.
 fn ends_the_attempts(error: &Error) -> bool {
     match error {
-        Error::WalCap { .. } | Error::Unfollowable { .. } | Error::Unguarded { .. } => true,
+        Error::WalCap { .. }
+        | Error::Unfollowable { .. }
+        | Error::SchemaChanged { .. }
+        | Error::Unguarded { .. } => true,
         Error::Residency { source, .. } => {
             matches!(source, residency::Error::BarrierTimeout { .. })
         }
@@ -219,21 +253,14 @@ fn ends_the_attempts(error: &Error) -> bool {
 ///
 /// Whom an open transaction of the application's holds, he is waited for within a bound: he lives where he lived, and
 /// the next run puts his record back.
-async fn give_up(
-    route: &Route,
-    offices: &Offices,
-    desk: &mut Desk,
-    stream: &str,
-    cause: &Error,
-) -> Result<()> {
-    let source = &route.source;
-    if matches!(cause, Error::WalCap { .. }) {
-        // Before anything that may wait: the log must not grow on. Chunks that it was for start again under another.
-        slot::drop(&desk.source, stream)
-            .await
-            .at(&source.site, "dropping the slot")?;
-    }
-    let bounded = format!("SET lock_timeout = {GIVE_UP_PATIENCE_MS}");
+async fn give_up(route: &Route, offices: &Offices, stream: &str) -> Result<()> {
+    let (source, target) = (&route.source, &route.target);
+    // Sessions of its own: what was cut short may still hold the others.
+    let mut desk = Desk {
+        source: source.session("mover").await?,
+        target: target.session("mover").await?,
+    };
+    let bounded = format!("SET lock_timeout = {GIVE_UP_LOCKS_MS}");
     desk.source
         .batch_execute(&bounded)
         .await
@@ -244,13 +271,54 @@ async fn give_up(
         identity: String::new(),
         fresh: false,
     };
-    match recover(route, offices, desk, &nothing).await {
+    // First: whatever cannot be put back yet begins anew, too, so nothing needs this slot any more.
+    slot::drop(&desk.source, stream)
+        .await
+        .at(&source.site, "dropping the slot")?;
+    match recover(route, offices, &mut desk, &nothing).await {
         Err(error) if error.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
             tracing::warn!(site = %source.site, "an open transaction holds users who were to be put back: left to the next run");
             Ok(())
         }
-        Err(error) => Err(error),
-        Ok(_) => drop_idle_slot(source, &desk.source, stream).await,
+        ended => ended.map(drop),
+    }
+}
+
+/// Returns when the slot keeps back more WAL than it may, with the error that says so.
+async fn over_the_cap(route: &Route, stream: &str) -> Error {
+    let mut session = None;
+    loop {
+        if session.is_none() {
+            session = route.source.session("watch").await.ok();
+        }
+        if let Some(open) = &session {
+            match check_wal(route, stream, open).await {
+                Ok(()) => {}
+                Err(over @ Error::WalCap { .. }) => return over,
+                // Whoever works with the source says so, too.
+                Err(_) => session = None,
+            }
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Whether the source keeps back more WAL for us than it may.
+async fn check_wal(route: &Route, stream: &str, session: &Session) -> Result<()> {
+    let Some(cap) = route.bounds.wal_max else {
+        return Ok(());
+    };
+    let source = &route.source.site;
+    match slot::wal_bytes(session, stream)
+        .await
+        .at(source, "looking at the slot")?
+    {
+        Some(bytes) if bytes > cap => Err(Error::WalCap {
+            site: source.clone(),
+            bytes,
+            cap,
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -280,9 +348,9 @@ pub(crate) struct Way<'a> {
     pub(crate) route: &'a Route,
     pub(crate) offices: &'a Offices,
     pub(crate) catch_up: &'a CatchUp,
+    pub(crate) shapes: &'a Shapes,
     pub(crate) id: &'a MoveId,
     pub(crate) slot: &'a str,
-    pub(crate) stream: &'a str,
     pub(crate) observer: &'a dyn Observer,
 }
 

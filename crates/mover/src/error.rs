@@ -81,6 +81,16 @@ pub enum Error {
         /// What it shows.
         what: String,
     },
+    /// Somebody changed a table while users moved.
+    #[error("{table} changed at {site} while users moved: {what}")]
+    SchemaChanged {
+        /// Where.
+        site: SiteName,
+        /// The table, under the name that it had.
+        table: String,
+        /// What happened to it.
+        what: String,
+    },
     /// The guard does not stand on every table: no user is safe to move.
     #[error("the guard does not stand at {site} on: {}", .tables.join(", "))]
     Unguarded {

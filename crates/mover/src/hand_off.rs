@@ -10,6 +10,7 @@ use model::{Attempt, BatchId, Epoch, MoveId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
 use postgres::lsn::Lsn;
+use postgres::shape::Shape;
 use postgres::verify;
 use residency::journal::{self, Departure};
 use residency::records::{self, Change};
@@ -23,6 +24,7 @@ use crate::error::{At, Error, Result};
 use crate::prepare::guarded;
 use crate::put_back;
 use crate::route::{Offices, Route};
+use crate::shapes::{Shapes, unchanged};
 
 /// What came of one try to hand a batch off.
 #[derive(Debug)]
@@ -68,6 +70,8 @@ pub struct Hands<'a> {
     pub reader: &'a mut Session,
     /// The task that follows the stream.
     pub catch_up: &'a CatchUp,
+    /// The tables as they were when the move began.
+    pub shapes: &'a Shapes,
     /// The key of this run's digests.
     pub key: &'a DigestKey,
 }
@@ -84,6 +88,7 @@ impl Hands<'_> {
         if !self.caught_up().await? {
             return Ok(Outcome::Behind);
         }
+        self.shapes.look_again(route, self.desk).await?;
         guarded(route, self.desk).await?;
         let batch = journal::new_batch(&*self.desk.source, id)
             .await
@@ -124,7 +129,7 @@ impl Hands<'_> {
         let read = {
             let offer = offer(route, self.offices, &mut self.desk.source, &batch, users);
             let drain = tokio::time::timeout(route.bounds.pause_max, reached);
-            let digest = digest(route, self.reader, users, self.key);
+            let digest = digest(route, self.reader, users, self.key, &self.shapes.source);
             let manifests = route.manifests.digest(&source.site, users);
             let (offered, drained, digest, manifests) =
                 tokio::join!(offer, drain, digest, manifests);
@@ -206,10 +211,19 @@ impl Hands<'_> {
     /// The target's word on the offer. Where its transaction failed, it is asked what became of it.
     async fn answer(&mut self, offer: &Offer) -> Result<Decision> {
         let route = self.route;
-        let first =
-            accept::accept(route, self.offices, &mut self.desk.target, offer, self.key).await;
+        let first = accept::accept(
+            route,
+            self.offices,
+            &mut self.desk.target,
+            offer,
+            self.key,
+            &self.shapes.target,
+        )
+        .await;
         let mut failure = match first {
             Ok(decision) => return Ok(decision),
+            // Nothing was decided: giving the attempts up asks for a refusal.
+            Err(changed @ Error::SchemaChanged { .. }) => return Err(changed),
             Err(failure) => failure,
         };
         let users: Vec<UserKey> = offer
@@ -289,14 +303,20 @@ async fn digest(
     session: &mut Session,
     users: &[UserKey],
     key: &DigestKey,
+    shape: &Shape,
 ) -> Result<BatchDigest> {
     let source = &route.source;
     let doing = "verifying a batch";
     let tx = transaction(session, source, doing).await?;
     verify::prefer_indexes(&tx).await.at(&source.site, doing)?;
-    let digest = verify::digest(&tx, &source.schema, users, key)
-        .await
-        .at(&source.site, doing)?;
+    // The shape second: once their rows were read, the tables cannot change before the transaction ends.
+    let (digest, now) = tokio::join!(
+        biased;
+        verify::digest(&tx, &source.schema, users, key),
+        Shape::read(&tx, &source.schema),
+    );
+    let digest = digest.at(&source.site, doing)?;
+    unchanged(source, shape.changed(&now.at(&source.site, doing)?))?;
     commit(tx, source, doing).await?;
     Ok(digest)
 }

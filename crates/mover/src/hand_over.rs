@@ -6,7 +6,7 @@ use model::UserKey;
 use postgres::connect::Session;
 use residency::journal;
 
-use crate::copier::{Ready, check_wal};
+use crate::copier::Ready;
 use crate::desk::Desk;
 use crate::drive::Run;
 use crate::error::{At, Error, Result};
@@ -43,6 +43,7 @@ impl Run<'_> {
                 desk,
                 reader,
                 catch_up: self.way.catch_up,
+                shapes: self.way.shapes,
                 key: &self.key,
             };
             let outcome = hands.hand_off(&chunk.id, chunk.attempt, &batch).await?;
@@ -120,7 +121,6 @@ impl Run<'_> {
                     self.set_aside(&desk.source, user, reason).await?;
                 }
             }
-            self.check_wal(desk).await?;
         }
         self.way.catch_up.forget(chunk.attempt).await?;
         finish_chunk(self.way.route, self.way.offices, desk, chunk.attempt).await?;
@@ -218,9 +218,5 @@ impl Run<'_> {
         self.way.observer.note(&Event::SetAside { user, reason });
         self.report.set_aside += 1;
         Ok(())
-    }
-
-    async fn check_wal(&self, desk: &Desk) -> Result<()> {
-        check_wal(self.way.route, self.way.stream, &desk.source).await
     }
 }

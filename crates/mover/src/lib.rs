@@ -3,7 +3,7 @@
 //! One file per step, what undoes it beside it, and [`drive`] for the order:
 //! [`recover`] what an earlier run left, [`prepare`] (begin, enrol, barrier), [`copying`], [`catch_up`],
 //! [`hand_off`] (fence, offer, digest) with [`accept`] at the target, [`put_back`] for whoever does not
-//! go, [`finish`], and later [`erase`].
+//! go, [`finish`], and later [`erase`]. [`shapes`] watches over the tables all the while.
 
 pub mod accept;
 mod bonds;
@@ -25,5 +25,6 @@ pub mod put_back;
 mod queue;
 pub mod recover;
 pub mod route;
+pub mod shapes;
 
 pub use error::{Error, Result};

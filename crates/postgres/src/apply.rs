@@ -18,8 +18,9 @@ use crate::error::{Doing, Error, Result};
 use crate::pgoutput::{Tuple, TupleValue};
 use crate::transaction::{Change, Op};
 
-/// How many rows go in one statement at most: bounds the statement's arrays.
+/// How many rows, and how many bytes of them, go in one statement at most: bounds the statement's arrays.
 const RUN_MAX: usize = 2_000;
+const RUN_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A user to whom a change could not be applied, and why. The reason names tables and constraints, no values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +183,7 @@ fn shape(change: &Change) -> Shape {
 struct Run<'a> {
     shape: Shape,
     changes: Vec<&'a Change>,
+    bytes: usize,
 }
 
 /// The changes of one table, put together to statements that are to run in this order. Changes of one row keep the
@@ -206,6 +208,7 @@ fn runs<'a>(changes: &[&'a Change]) -> Vec<Vec<&'a Change>> {
             runs.push(Run {
                 shape,
                 changes: vec![change],
+                bytes: change.bytes(),
             });
             floor = runs.len();
             continue;
@@ -214,6 +217,7 @@ fn runs<'a>(changes: &[&'a Change]) -> Vec<Vec<&'a Change>> {
         let first = (*from).max(floor);
         let fits = |run: &Run<'_>| {
             run.changes.len() < RUN_MAX
+                && run.bytes < RUN_BYTES_MAX
                 && run.shape == shape
                 && run.changes[0].relation == change.relation
         };
@@ -223,11 +227,13 @@ fn runs<'a>(changes: &[&'a Change]) -> Vec<Vec<&'a Change>> {
                 runs.push(Run {
                     shape,
                     changes: Vec::new(),
+                    bytes: 0,
                 });
                 runs.len() - 1
             }
         };
         runs[at].changes.push(change);
+        runs[at].bytes += change.bytes();
         *from = at + 1;
     }
     runs.into_iter().map(|run| run.changes).collect()

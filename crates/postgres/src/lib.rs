@@ -21,6 +21,7 @@ pub mod preflight;
 pub mod propose;
 pub mod references;
 pub mod replica;
+pub mod shape;
 pub mod slot;
 pub mod snapshot;
 pub mod stream;

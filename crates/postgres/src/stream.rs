@@ -16,8 +16,9 @@ use crate::transaction::{Assembler, Event, Transaction};
 /// How many decoded events wait between the socket and us.
 const EVENTS: usize = 8_192;
 
-/// How much of one transaction is kept in memory. The users of a larger one need a fresh copy.
-const TRANSACTION_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How much of one transaction is kept in memory; applying it takes as much again. The users of a larger one need a
+/// fresh copy.
+const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What the stream says.
 #[derive(Debug)]

@@ -270,6 +270,11 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
             Exit::Limit,
             "everything done is kept: move when fewer writes come in, or give the target more, and run apply again",
         ),
+        Error::SchemaChanged { .. } => (
+            Exit::Unfinished,
+            "nobody was moved over it; bring the schemas of both sites and the configuration into line, run \
+             `domicile install`, and run apply again",
+        ),
         error
             if error
                 .sqlstate()

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub mod depot;
 pub mod program;
 pub mod refusal;
 
@@ -187,6 +188,55 @@ impl World {
     /// `apply --yes --json` with the configuration `file`.
     pub fn apply(&self, file: &str) -> program::Program {
         self.program(&["--config", file, "apply", "--yes", "--json"])
+    }
+
+    /// `apply`, held at `point` (the `n`-th passing where it says `point:n`) until `act` has been done.
+    pub async fn held(
+        &self,
+        file: &str,
+        point: &str,
+        environment: &[(&str, &str)],
+        act: impl AsyncFnOnce() -> Result<()>,
+    ) -> Result<program::Ran> {
+        let hold = self.path("hold");
+        let mut program = self
+            .apply(file)
+            .env("DOMICILE_HOLD", format!("{point}={}", hold.display()));
+        for (name, value) in environment {
+            program = program.env(name, value);
+        }
+        let mut running = program.start()?;
+        wait_until("the program is held or ends", PATIENCE, async || {
+            Ok(hold.exists() || running.ended()?.is_some())
+        })
+        .await?;
+        if !hold.exists() {
+            let ran = running.end().await?;
+            anyhow::bail!("{point} was not reached: {ran}");
+        }
+        let acted = tokio::time::timeout(PATIENCE, act()).await;
+        std::fs::remove_file(&hold)?;
+        let ran = running.end().await?;
+        acted
+            .context("what is done meanwhile takes too long")
+            .and_then(|acted| acted)
+            .with_context(|| format!("at {point}: {ran}"))?;
+        Ok(ran)
+    }
+
+    /// `apply`, dying at `point`.
+    pub async fn dies_at(&self, file: &str, point: &str) -> Result<()> {
+        let ran = self.apply(file).env("DOMICILE_STOP", point).run().await?;
+        ensure!(ran.code.is_none(), "{point} was not reached: {ran}");
+        Ok(())
+    }
+
+    /// Waits until the sessions of a program that died have ended.
+    pub async fn free(&self) -> Result<()> {
+        let sessions = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND application_name LIKE 'domicile %'";
+        self.wait_for(0, sessions, "0").await?;
+        self.wait_for(1, sessions, "0").await
     }
 
     /// Runs `apply` again until it ends with `code`, at most `times`.
