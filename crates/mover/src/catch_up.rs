@@ -151,6 +151,11 @@ impl CatchUp {
             .map_err(|_| Error::StreamGone)
     }
 
+    /// Up to where everything is durable at the target; zero until the stream has spoken.
+    pub fn applied(&self) -> watch::Receiver<Lsn> {
+        self.applied.clone()
+    }
+
     /// Ends the task, orderly, and gives its error if it had one.
     pub async fn stop(self) -> Result<()> {
         drop(self.commands);

@@ -1,6 +1,6 @@
 //! What can stop a move.
 
-use model::{BatchId, SiteName, UserKey};
+use model::{BatchId, MoveId, SiteName, UserKey};
 use thiserror::Error;
 
 /// An error that stops the run. Everything durable stays as it is; the next run goes on from there.
@@ -77,6 +77,12 @@ pub enum Error {
         site: SiteName,
         /// The tables.
         tables: Vec<String>,
+    },
+    /// The move was told to end.
+    #[error("move {id} was aborted")]
+    Aborted {
+        /// The move.
+        id: MoveId,
     },
     /// The task that follows the stream has ended.
     #[error("the change stream is no longer followed")]

@@ -42,12 +42,40 @@ impl Ends {
                 vacant.insert(home);
             }
         }
-        let home = |site: &SiteName| &self.homes[&(name.clone(), site.clone())];
-        refuse_differences(name, service, home(from), home(to))?;
+        refuse_differences(name, service, self.home(name, from), self.home(name, to))?;
+        self.between(name, service, (from, to))
+    }
+
+    /// The route of a move that is only to be put back: what would block a move does not block that.
+    pub async fn route_back(
+        &mut self,
+        config: &Config,
+        name: &ServiceName,
+        (from, to): (&SiteName, &SiteName),
+    ) -> Outcome<Arc<Route>> {
+        let service = config.service(name)?;
+        for site in [from, to] {
+            let home = Home::open_installed(name, service, site, "move").await?;
+            self.homes.insert((name.clone(), site.clone()), home);
+        }
+        self.between(name, service, (from, to))
+    }
+
+    fn home(&self, name: &ServiceName, site: &SiteName) -> &Home {
+        &self.homes[&(name.clone(), site.clone())]
+    }
+
+    /// The route between two homes that were opened.
+    fn between(
+        &self,
+        name: &ServiceName,
+        service: &Service,
+        (from, to): (&SiteName, &SiteName),
+    ) -> Outcome<Arc<Route>> {
         Ok(Arc::new(Route {
             service: name.clone(),
-            source: end(service, home(from))?,
-            target: end(service, home(to))?,
+            source: end(service, self.home(name, from))?,
+            target: end(service, self.home(name, to))?,
             bounds: bounds(service),
             door: Arc::new(NoDoor),
             manifests: Arc::new(RowsOnly),
