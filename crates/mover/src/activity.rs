@@ -51,7 +51,7 @@ pub enum Trend {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Activity {
-    /// Whether it has heard that it is to hold still.
+    /// Whether it has heard that it is to hold still, or to end.
     pub held: bool,
     /// The half that copies.
     pub copying: Step,

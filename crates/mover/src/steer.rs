@@ -83,7 +83,7 @@ impl State {
             })
         };
         Activity {
-            held: self.orders.wish == Wish::Pause,
+            held: self.orders.wish != Wish::Go,
             copying: self.copying,
             handing: self.handing,
             barrier: wait(&self.barrier),
