@@ -283,13 +283,10 @@ fn limit(orders: Orders, configured: Option<u64>) -> Limit {
     }
 }
 
-/// A session that waits for no standby: what it writes may be lost.
 async fn session(source: &End) -> Result<Session> {
     let session = source.session("steering").await?;
-    session
-        .batch_execute("SET synchronous_commit = off; SET statement_timeout = 5000")
+    steering::unhurried(&session)
         .await
-        .map_err(|e| postgres::Error::from_server("looking what is wished of the move", e))
         .at(&source.site, "looking what is wished of the move")?;
     Ok(session)
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use model::MoveId;
 use serde_json::Value;
-use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, GenericClient};
 
 use crate::Result;
 use crate::error::Doing;
@@ -163,6 +163,15 @@ pub async fn orders(session: &impl GenericClient, id: &MoveId) -> Result<Orders>
     Ok(row.map_or_else(Orders::default, |row| {
         read_orders(row.get(0), row.get(1), row.get(2))
     }))
+}
+
+/// Lets a session that only looks and tells wait for nothing: not for a standby, so that what it tells may be lost, and
+/// not for long in any statement.
+pub async fn unhurried(session: &Client) -> Result<()> {
+    session
+        .batch_execute("SET synchronous_commit = off; SET statement_timeout = 5000")
+        .await
+        .doing("preparing to look what is wished of a move")
 }
 
 /// Writes down what the process in `office` does for the move. Returns the end of the WAL here.

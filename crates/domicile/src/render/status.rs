@@ -400,7 +400,7 @@ mod tests {
         let mut status = Status::default();
         status.add_set_aside((0..60).map(aside).collect());
         let shown = render(&status, Form::Plain);
-        assert!(shown.contains("50     tied\n   10     taken\n"), "{shown}");
+        assert!(shown.contains("   50  tied\n   10  taken\n"), "{shown}");
         assert!(!shown.contains("59"), "{shown}");
     }
 
