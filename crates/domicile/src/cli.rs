@@ -186,8 +186,8 @@ pub struct Status {
 #[command(after_help = "\
 A move pauses at the next safe point: a batch that is being handed off is handed off, a chunk that is being copied is \
 copied from its beginning later. `apply` keeps running and follows the change stream, so that little WAL is kept back; \
-if it is ended meanwhile, the slot keeps all WAL. The cap limits.wal holds in both cases. A paused move stays \
-paused when `apply` is run again, until `resume`.")]
+if it is ended meanwhile, the slot keeps all WAL, and nobody looks at the cap limits.wal until it is run again. \
+A paused move stays paused then, until `resume`.")]
 pub struct Steer {
     /// This move only; without it every move that runs
     #[arg(long = "move", value_name = "MOVE")]

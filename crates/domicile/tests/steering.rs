@@ -187,6 +187,32 @@ async fn a_pause_holds_through_a_kill_until_somebody_resumes() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cap_on_wal_holds_in_a_pause() -> Result<()> {
+    let scene = Scene::new("capped", 40).await?;
+    scene.limit("wal = \"64MiB\"")?;
+    let (apply, hold) = scene.held("before-copy").await?;
+    let pausing = scene.world.program(&["pause"]).start()?;
+    scene.heard().await?;
+    std::fs::remove_file(&hold)?;
+    let said = pausing.end().await?.expect(0)?;
+    assert!(said.stdout.contains("is paused"), "{said}");
+    let wal = "SELECT count(pg_logical_emit_message(false, 'test', repeat('x', 1048576)))
+               FROM generate_series(1, 80)";
+    scene.world.value(0, wal).await?;
+    let ran = apply.end().await?.expect(4)?;
+    assert!(ran.stderr.contains("limits.wal"), "{ran}");
+    scene.world.expect_rest_but_running().await?;
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+    assert_eq!(scene.world.value(0, slots).await?, "0");
+    // Nothing of that takes the pause back.
+    scene.status("paused", |m| m["state"] == "paused").await?;
+    scene.run(&["resume"], 0).await?;
+    scene.world.apply("domicile.toml").run().await?.expect(0)?;
+    assert_eq!(scene.moved().await?, scene.movers.len());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_is_aborted_in_the_middle_and_throttled() -> Result<()> {
     let scene = Scene::new("aborted_copy", 240).await?;
     let workload = scene.writers().await?;
