@@ -66,7 +66,7 @@ impl Run<'_> {
                     missed.await;
                 }
                 Outcome::Departed { .. } | Outcome::Refused { .. } => {
-                    self.way.steering.fence_stood();
+                    self.way.steering.fence_over();
                 }
                 Outcome::Behind | Outcome::Unfit(..) => {}
             }
@@ -206,6 +206,7 @@ impl Run<'_> {
                 chunk.attempt,
             )
             .await?;
+            self.way.steering.fence_over();
             for user in batch {
                 self.set_aside(&desk.source, user, reason.to_owned())
                     .await?;

@@ -212,8 +212,8 @@ impl Steering {
         });
     }
 
-    /// That a batch was closed.
-    pub(crate) fn fence_stood(&self) {
+    /// That no batch waits to be closed any more: it was, or its users were set aside.
+    pub(crate) fn fence_over(&self) {
         self.note(|state| {
             state.fence = None;
             state.fence_tries = 0;
