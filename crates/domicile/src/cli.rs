@@ -64,8 +64,18 @@ pub enum Command {
     Plan(Plan),
     /// Carry the plan out; run it again to go on after an interruption
     Apply(Apply),
-    /// Show moves, batches in doubt, users set aside, slot and WAL
+    /// Show moves and what is slow and why, batches in doubt, users set aside, slot and WAL
     Status(Status),
+    /// Let running moves hold still; nobody changes home until `resume`
+    Pause(Steer),
+    /// Let paused moves go on
+    Resume(Steer),
+    /// Set how fast running moves may copy
+    Throttle(Throttle),
+    /// End a running move; whoever has not moved stays where he lives
+    Abort(Abort),
+    /// The replication slot that moves read
+    Slot(Slot),
     /// Show where a user lives
     Where(Where),
     /// Compare all users' data and records at all sites, independently of the moves
@@ -164,7 +174,9 @@ pub struct Plan {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The application keeps running. A user who cannot be moved is set aside with the reason and stays where \
-he lives (exit 1).")]
+he lives (exit 1). Run it again, once the reason is mended, to try those users again; with --users, some of them.\n\n\
+While it runs, `pause`, `resume`, `throttle` and `abort` steer it from another terminal. A paused move stays \
+paused when it is run again, until `resume`.")]
 pub struct Apply {
     /// This phase; without it the first that is not complete
     #[arg(long, value_name = "PHASE")]
@@ -183,6 +195,89 @@ pub struct Apply {
 /// `status`
 #[derive(Debug, Args)]
 pub struct Status {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `pause` and `resume`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A move pauses at the next safe point: a batch that is being handed off is handed off, a chunk that is being copied is \
+copied from its beginning later. `apply` keeps running and follows the change stream, so that little WAL is kept back; \
+if it is ended meanwhile, the slot keeps all WAL, and nobody looks at the cap limits.wal until it is run again. \
+A paused move stays paused then, until `resume`.")]
+pub struct Steer {
+    /// This move only; without it every move that runs
+    #[arg(long = "move", value_name = "MOVE")]
+    pub r#move: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `throttle`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Holds for the rest of the move, in place of limits.rate, and takes effect within about a second. It slows \
+copying; batches that are handed off are not slowed.")]
+pub struct Throttle {
+    /// Bytes a second, as `20MiB/s`, or `unlimited`; `configured` for what the configuration says
+    #[arg(value_name = "RATE")]
+    pub rate: String,
+    /// This move only; without it every move that runs
+    #[arg(long = "move", value_name = "MOVE")]
+    pub r#move: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `abort`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is half-way is given up: those users live where they did, and what was copied of them is deleted at the target. \
+Users who have moved stay moved; `rollback MOVE` takes them back. Where `apply` runs it is told, does this at its next safe \
+point, and this command waits for it; where none runs, this command does it. If it is interrupted, run it again.")]
+pub struct Abort {
+    /// The move, as `apply` and `status` name it
+    #[arg(value_name = "MOVE")]
+    pub r#move: String,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `slot`
+#[derive(Debug, Args)]
+pub struct Slot {
+    /// What to do with it
+    #[command(subcommand)]
+    pub command: SlotCommand,
+}
+
+/// What can be done with the slot.
+#[derive(Debug, Subcommand)]
+pub enum SlotCommand {
+    /// Break-glass: drop it, so that it keeps no WAL back; unfinished chunks start again from enrolment
+    Drop(SlotDrop),
+}
+
+/// `slot drop`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Refused while a move runs: abort it, or stop that process, first. The reason is recorded at the site. Nobody changes home \
+by it; run `apply` to go on, or `abort`.")]
+pub struct SlotDrop {
+    /// Why; recorded for good
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub reason: String,
+    /// Of this service
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// At this site
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its help is that of the flag")]
     pub json: Json,
@@ -273,6 +368,13 @@ pub struct SiteUrl {
     pub url: crate::config::Secret,
 }
 
+fn reason(text: &str) -> Result<String, &'static str> {
+    match text.trim() {
+        "" => Err("say why"),
+        reason => Ok(reason.to_owned()),
+    }
+}
+
 fn site_url(text: &str) -> Result<SiteUrl, String> {
     let pair = text
         .split_once('=')
@@ -312,6 +414,13 @@ mod tests {
             "domicile where 17 --service shop --json",
             "domicile verify --service shop --users keys.txt --json",
             "domicile rollback m1 --json",
+            "domicile pause --json",
+            "domicile pause --move m1",
+            "domicile resume",
+            "domicile throttle 20MiB/s --json",
+            "domicile throttle unlimited --move m1",
+            "domicile abort m1 --json",
+            "domicile slot drop --reason full --service shop --site beijing --json",
             "domicile erase --move m1 --user 17 --now --json",
             "domicile demo --json result.json --keep",
             "domicile --config x.toml status",
@@ -325,6 +434,9 @@ mod tests {
         for line in [
             "domicile fly",
             "domicile where",
+            "domicile abort",
+            "domicile throttle",
+            "domicile slot drop",
             "domicile init --service s --user-table t",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

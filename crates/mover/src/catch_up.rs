@@ -153,6 +153,11 @@ impl CatchUp {
             .map_err(|_| Error::StreamGone)
     }
 
+    /// Up to where everything is durable at the target; zero until the stream has spoken.
+    pub fn applied(&self) -> watch::Receiver<Lsn> {
+        self.applied.clone()
+    }
+
     /// Ends the task, orderly, and gives its error if it had one. One that waits for a target that stands still is
     /// ended all the same, so that no WAL is kept back for it.
     pub async fn stop(mut self) -> Result<()> {

@@ -5,19 +5,24 @@ use std::collections::{HashSet, VecDeque};
 use model::{Attempt, Market, MoveId, UserKey};
 use postgres::census;
 use postgres::connect::Session;
+use postgres::copy::Copied;
+use postgres::pace::Pace;
+use postgres::snapshot::Snapshot;
 use residency::journal;
 use tokio::sync::mpsc;
 
+use crate::activity::Step;
 use crate::bonds::{Bonds, bind};
-use crate::copying::{self, copy_chunk};
+use crate::copying::{Outcome, copy_chunk};
 use crate::desk::Desk;
 use crate::drive::Way;
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::event::Event;
 use crate::prepare::{Chunk, prepare};
 use crate::put_back;
 use crate::queue::{grouped, halves};
 use crate::route::Route;
+use crate::steer::Half;
 
 /// Who is to move.
 #[derive(Clone, Debug)]
@@ -40,6 +45,23 @@ pub(crate) struct Ready {
 /// How many users are listed at once: bounds memory.
 const PAGE: u32 = 20_000;
 
+/// The sessions that rows stream through.
+struct Streams {
+    reading: Session,
+    writing: Session,
+}
+
+// === impl Streams ===
+
+impl Streams {
+    async fn open(route: &Route) -> Result<Self> {
+        Ok(Self {
+            reading: route.source.session("copy").await?,
+            writing: route.target.session("copy").await?,
+        })
+    }
+}
+
 /// Copies, with sessions of its own.
 pub(crate) struct Copier<'a> {
     pub(crate) way: Way<'a>,
@@ -48,7 +70,22 @@ pub(crate) struct Copier<'a> {
 // === impl Copier ===
 
 impl Copier<'_> {
+    /// Ends quietly where the move is aborted: the hand-offs end at a safe point of their own.
     pub(crate) async fn run(
+        &self,
+        wanted: &Wanted,
+        ready: mpsc::Sender<Ready>,
+        aside: mpsc::UnboundedSender<(UserKey, String)>,
+    ) -> Result<()> {
+        let copied = self.copy_all(wanted, ready, aside).await;
+        self.way.steering.at(Half::Copying, Step::Idle);
+        match copied {
+            Err(Error::Aborted { .. }) => Ok(()),
+            copied => copied,
+        }
+    }
+
+    async fn copy_all(
         &self,
         wanted: &Wanted,
         ready: mpsc::Sender<Ready>,
@@ -59,9 +96,9 @@ impl Copier<'_> {
             source: source.session("copier").await?,
             target: target.session("copier").await?,
         };
-        let mut reading = source.session("copy").await?;
-        let mut writing = target.session("copy").await?;
+        let mut streams = Streams::open(self.way.route).await?;
         let bounds = &self.way.route.bounds;
+        let mut pace = self.way.steering.pace();
         let mut pages = Pages::of(wanted);
         let mut fetched = HashSet::new();
         while let Some(users) = pages.next(&mut desk.source, self.way.route).await? {
@@ -77,34 +114,22 @@ impl Copier<'_> {
             )
             .into();
             while !groups.is_empty() {
+                self.way.leave(Half::Copying, Step::Enrolling).await?;
                 self.way.shapes.look_again(self.way.route, &desk).await?;
                 let together: Vec<_> = groups
                     .drain(..groups.len().min(bounds.chunks_together))
                     .collect();
-                let (chunks, unfit) = prepare(
-                    self.way.route,
-                    self.way.offices,
-                    &mut desk,
-                    self.way.catch_up,
-                    (self.way.id, self.way.slot),
-                    together,
-                    self.way.observer,
-                )
-                .await?;
+                let (chunks, unfit) = prepare(self.way, &mut desk, together).await?;
                 for refused in unfit {
                     let _ = aside.send(refused);
                 }
                 for chunk in chunks {
-                    let outcome = copy_chunk(
-                        self.way.route,
-                        self.way.offices,
-                        (&mut reading, &mut writing),
-                        &chunk,
-                    )
-                    .await?;
-                    match outcome {
-                        copying::Outcome::Copied { snapshot, copied } => {
+                    let copied = self.copy(&mut streams, &chunk, &mut pace).await?;
+                    match copied {
+                        Ok((snapshot, copied)) => {
+                            self.way.steering.at(Half::Copying, Step::CatchingUp);
                             self.copied(&desk, &chunk, snapshot, copied).await?;
+                            self.way.steering.at(Half::Copying, Step::Idle);
                             let next = Ready {
                                 id: self.way.id.clone(),
                                 attempt: chunk.attempt,
@@ -115,10 +140,7 @@ impl Copier<'_> {
                                 return Ok(());
                             }
                         }
-                        copying::Outcome::Unfit(reason) => {
-                            // A failed COPY leaves its streams unread: begin afresh.
-                            reading = source.session("copy").await?;
-                            writing = target.session("copy").await?;
+                        Err(reason) => {
                             self.give_up(&mut desk, &chunk).await?;
                             match halves(chunk.users) {
                                 Ok(halves) => groups.extend(halves),
@@ -134,12 +156,36 @@ impl Copier<'_> {
         Ok(())
     }
 
+    /// Copies a chunk, from its beginning each time that somebody stops it; the reason, where some user's rows do not fit.
+    async fn copy(
+        &self,
+        streams: &mut Streams,
+        chunk: &Chunk,
+        pace: &mut Pace,
+    ) -> Result<Result<(Snapshot, Copied), String>> {
+        let Way { route, offices, .. } = self.way;
+        loop {
+            self.way.leave(Half::Copying, Step::Copying).await?;
+            let ends = (&mut streams.reading, &mut streams.writing);
+            let outcome = copy_chunk(route, offices, ends, chunk, pace).await?;
+            let outcome = match outcome {
+                Outcome::Copied { snapshot, copied } => return Ok(Ok((snapshot, copied))),
+                broken_off => broken_off,
+            };
+            // What was broken off leaves its streams unread: begin afresh.
+            *streams = Streams::open(route).await?;
+            if let Outcome::Unfit(reason) = outcome {
+                return Ok(Err(reason));
+            }
+        }
+    }
+
     async fn copied(
         &self,
         desk: &Desk,
         chunk: &Chunk,
-        snapshot: postgres::snapshot::Snapshot,
-        copied: postgres::copy::Copied,
+        snapshot: Snapshot,
+        copied: Copied,
     ) -> Result<()> {
         self.way.catch_up.copied(chunk.attempt, snapshot).await?;
         journal::count_copied(&*desk.source, self.way.id, copied.rows, copied.bytes)

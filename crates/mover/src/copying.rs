@@ -2,6 +2,7 @@
 
 use model::fault::point;
 use postgres::connect::Session;
+use postgres::pace::Pace;
 use postgres::snapshot::Snapshot;
 use postgres::{copy, delete, replica};
 use residency::{inbound, journal, records};
@@ -23,14 +24,17 @@ pub enum Outcome {
     },
     /// Rows of some user do not fit at the target; nothing was copied. The reason holds no values.
     Unfit(String),
+    /// Whoever steers stopped it; nothing was copied.
+    Stopped,
 }
 
-/// Copies `chunk` with sessions of its own.
+/// Copies `chunk` with sessions of its own, which are of no further use unless it was copied.
 pub async fn copy_chunk(
     route: &Route,
     offices: &Offices,
     (source, target): (&mut Session, &mut Session),
     chunk: &Chunk,
+    pace: &mut Pace,
 ) -> Result<Outcome> {
     let (from, to) = (&route.source, &route.target);
     let users = chunk.keys();
@@ -54,10 +58,11 @@ pub async fn copy_chunk(
         return unfit(error, route);
     }
     let copied = match reader
-        .copy(&from.schema, &tx, route.bounds.rate, route.bounds.row_max)
+        .copy(&from.schema, &tx, pace, route.bounds.row_max)
         .await
     {
         Ok(copied) => copied,
+        Err(postgres::Error::Stopped) => return Ok(Outcome::Stopped),
         Err(error) => return unfit(error, route),
     };
     let snapshot = reader.snapshot().clone();

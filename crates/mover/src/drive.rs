@@ -9,11 +9,13 @@ use postgres::digest::DigestKey;
 use postgres::preflight::reference_digest;
 use postgres::{census, references, slot};
 use residency::journal::{self, Purpose};
-use residency::office::Office;
+use residency::steering::{self, Wish};
 use residency::{barrier, install, records};
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 
+use crate::abort::{self, drop_idle_slot, give_up, take_offices};
+use crate::activity::Step;
 use crate::bonds;
 use crate::catch_up::CatchUp;
 pub use crate::copier::Wanted;
@@ -22,9 +24,11 @@ use crate::desk::Desk;
 use crate::error::{At, Error, Result};
 use crate::event::{Event, Observer};
 use crate::prepare::Aside;
+use crate::put_back;
 use crate::recover::{Survivor, recover};
 use crate::route::{End, Offices, Route};
 use crate::shapes::Shapes;
+use crate::steer::{Half, Steering};
 
 /// What a move is expected to carry, for whoever watches.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,9 +55,6 @@ pub struct Report {
     pub mismatches: u64,
 }
 
-/// How long giving up waits for one of the application's transactions.
-const GIVE_UP_LOCKS_MS: u32 = 5_000;
-
 /// How often one looks how much WAL is kept back.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
@@ -67,8 +68,8 @@ const ROUNDS: usize = 3;
 ///
 /// # Errors
 /// Everything durable stays consistent whatever the error; the next run goes on. At [`Error::WalCap`],
-/// [`Error::Unfollowable`], [`Error::SchemaChanged`], [`Error::Unguarded`] and a timed-out barrier unfinished chunks are given up and the slot is
-/// dropped first.
+/// [`Error::Unfollowable`], [`Error::SchemaChanged`], [`Error::Unguarded`] and a timed-out barrier unfinished chunks are
+/// given up and the slot is dropped first; at [`Error::Aborted`] the move has ended, too.
 pub async fn run(
     route: Arc<Route>,
     purpose: Purpose,
@@ -81,22 +82,12 @@ pub async fn run(
     let purpose_of_office = format!("office {}", std::process::id());
     let office_source = source.session(&purpose_of_office).await?;
     let office_target = target.session(&purpose_of_office).await?;
-    let offices = Offices {
-        departures: Office::take(&office_source, Office::DEPARTURES)
-            .await
-            .at(&source.site, "taking office")?,
-        arrivals: Office::take(&office_target, &Office::arrivals(&source.site))
-            .await
-            .at(&target.site, "taking office")?,
-    };
+    let offices = take_offices(&route, &office_source, &office_target).await?;
     let mut desk = Desk {
         source: source.session("mover").await?,
         target: target.session("mover").await?,
     };
     bring_references(&route, &mut desk).await?;
-    let stream = install::stream_name(&route.service);
-    let slot = make_slot(&desk.source, source, &stream).await?;
-    let survivors = recover(&route, &offices, &mut desk, &slot).await?;
     let (row, resumed) = journal::begin_move(&*desk.source, &purpose)
         .await
         .at(&source.site, "recording the move")?;
@@ -110,80 +101,127 @@ pub async fn run(
         bytes: expected.bytes,
         resumed,
     });
-    let shapes = Shapes::read(&route, &desk).await?;
+    let mut report = Report {
+        r#move: row.id.clone(),
+        moved: 0,
+        set_aside: 0,
+        mismatches: 0,
+    };
+    let steering = Steering::start(&route, &row.id, &offices.departures).await?;
+    let carried = follow_and_carry(
+        (&route, &offices, &steering, observer),
+        &mut desk,
+        &mut report,
+        wanted,
+    )
+    .await;
+    // From here on it does not hear any more.
+    drop(steering);
+    match carried {
+        Ok(()) => {}
+        Err(error @ Error::Aborted { .. }) => {
+            abort::end(&route, &offices, &mut desk, &row.id).await?;
+            observer.note(&Event::Aborted {
+                r#move: row.id,
+                moved: report.moved,
+            });
+            return Err(error);
+        }
+        Err(error) => {
+            if ends_the_attempts(&error) {
+                drop(desk);
+                // Where the other end does not answer, the next run brings it to an end: what stopped this one is what
+                // has to be mended.
+                match tokio::time::timeout(GIVE_UP_PATIENCE, give_up(&route, &offices)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(also)) => {
+                        let also = &also as &dyn std::error::Error;
+                        tracing::warn!(error = also, "unfinished chunks are not given up yet");
+                    }
+                    Err(_) => tracing::warn!("unfinished chunks are not given up yet"),
+                }
+            }
+            return Err(error);
+        }
+    }
+    journal::end_move(&*desk.source, &row.id, "done")
+        .await
+        .at(&source.site, "ending the move")?;
+    drop_idle_slot(source, &desk.source, &install::stream_name(&route.service)).await?;
+    observer.note(&Event::Finished {
+        r#move: row.id,
+        moved: report.moved,
+        set_aside: report.set_aside,
+    });
+    Ok(report)
+}
+
+/// What is between the move's beginning and its end: puts in order what an earlier run left, follows the stream, and carries
+/// the users.
+async fn follow_and_carry(
+    (route, offices, steering, observer): (&Arc<Route>, &Offices, &Steering, &dyn Observer),
+    desk: &mut Desk,
+    report: &mut Report,
+    wanted: Wanted,
+) -> Result<()> {
+    let source = &route.source;
+    let stream = install::stream_name(&route.service);
+    steering.unless_aborted()?;
+    steering.at(Half::Handing, Step::MakingSlot);
+    let slot = make_slot(&desk.source, source, &stream).await?;
+    steering.barrier(None);
+    steering.at(Half::Handing, Step::Recovering);
+    let survivors = recover(route, offices, desk, &slot).await?;
+    let survivors = without_those_held(route, offices, desk, &report.r#move, survivors).await?;
+    let shapes = Shapes::read(route, desk).await?;
     let key = run_key(&desk.source, &source.site).await?;
     let followed = survivors
         .iter()
         .map(|s| (s.attempt, s.progress()))
         .collect();
     let catch_up = CatchUp::start(
-        Arc::clone(&route),
+        Arc::clone(route),
         offices.clone(),
         &stream,
         shapes.source.clone(),
         followed,
     )
     .await?;
+    steering.follow(catch_up.applied());
+    steering.at(Half::Handing, Step::Idle);
+    let id = report.r#move.clone();
     let mut run = Run {
         way: Way {
-            route: &route,
-            offices: &offices,
+            route,
+            offices,
             catch_up: &catch_up,
             shapes: &shapes,
-            id: &row.id,
+            steering,
+            id: &id,
             slot: &slot.identity,
             observer,
         },
         key,
-        report: Report {
-            r#move: row.id.clone(),
-            moved: 0,
-            set_aside: 0,
-            mismatches: 0,
-        },
+        report,
     };
     // A target that stands still lets nothing else of us go on: the cap has a watch of its own.
     let carried = tokio::select! {
-        carried = run.carry(&mut desk, survivors, wanted) => carried,
-        over = over_the_cap(&route, &stream) => Err(over),
+        carried = run.carry(desk, survivors, wanted) => carried,
+        over = over_the_cap(route, &stream) => Err(over),
     };
-    let report = run.report;
     let followed = catch_up.stop().await;
     // The follower's error is the cause where both have one.
     let outcome = match (followed, carried) {
+        (_, Err(aborted @ Error::Aborted { .. })) => return Err(aborted),
         (Err(cause), _) if !matches!(cause, Error::StreamGone) => Err(cause),
         (_, Err(error)) => Err(error),
         (Err(cause), Ok(())) => Err(cause),
         (Ok(()), Ok(())) => Ok(()),
     };
-    if let Err(error) = outcome {
-        let error = shapes.cause(&route, error).await;
-        if ends_the_attempts(&error) {
-            drop(desk);
-            let given_up = give_up(&route, &offices, &stream);
-            // Where the other end does not answer, the next run brings it to an end: what stopped this one is what has
-            // to be mended.
-            match tokio::time::timeout(GIVE_UP_PATIENCE, given_up).await {
-                Ok(Ok(())) => {}
-                Ok(Err(also)) => {
-                    let also = &also as &dyn std::error::Error;
-                    tracing::warn!(error = also, "unfinished chunks are not given up yet");
-                }
-                Err(_) => tracing::warn!("unfinished chunks are not given up yet"),
-            }
-        }
-        return Err(error);
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(error) => Err(shapes.cause(route, error).await),
     }
-    journal::end_move(&*desk.source, &row.id, "done")
-        .await
-        .at(&source.site, "ending the move")?;
-    drop_idle_slot(source, &desk.source, &stream).await?;
-    observer.note(&Event::Finished {
-        r#move: row.id.clone(),
-        moved: report.moved,
-        set_aside: report.set_aside,
-    });
-    Ok(report)
 }
 
 /// Copies the reference rows that the target lacks, where that is asked for, and makes sure that they are equal then.
@@ -210,6 +248,28 @@ async fn bring_references(route: &Route, desk: &mut Desk) -> Result<()> {
         }),
         None => Ok(()),
     }
+}
+
+/// Gives up the chunks of other moves that are not to go on: those moves begin them anew when they may.
+async fn without_those_held(
+    route: &Route,
+    offices: &Offices,
+    desk: &mut Desk,
+    id: &MoveId,
+    survivors: Vec<Survivor>,
+) -> Result<Vec<Survivor>> {
+    let mut kept = Vec::new();
+    for survivor in survivors {
+        let orders = steering::orders(&*desk.source, &survivor.r#move)
+            .await
+            .at(&route.source.site, "reading what is wished of a move")?;
+        if survivor.r#move == *id || orders.wish == Wish::Go {
+            kept.push(survivor);
+        } else {
+            put_back::cancel(route, offices, desk, survivor.attempt).await?;
+        }
+    }
+    Ok(kept)
 }
 
 /// Finds the slot or makes it. Where open transactions do not let it be made in time, they are named.
@@ -244,43 +304,9 @@ fn ends_the_attempts(error: &Error) -> bool {
         | Error::Behind { .. }
         | Error::ReferenceDiffers { .. }
         | Error::StreamGone
+        | Error::Aborted { .. }
         | Error::InDoubt { .. }
         | Error::Contradiction { .. } => false,
-    }
-}
-
-/// A limit was reached: everything unfinished is given up, and no WAL is kept back any more.
-///
-/// Whom an open transaction of the application's holds, he is waited for within a bound: he lives where he lived, and
-/// the next run puts his record back.
-async fn give_up(route: &Route, offices: &Offices, stream: &str) -> Result<()> {
-    let (source, target) = (&route.source, &route.target);
-    // Sessions of its own: what was cut short may still hold the others.
-    let mut desk = Desk {
-        source: source.session("mover").await?,
-        target: target.session("mover").await?,
-    };
-    let bounded = format!("SET lock_timeout = {GIVE_UP_LOCKS_MS}");
-    desk.source
-        .batch_execute(&bounded)
-        .await
-        .map_err(|error| postgres::Error::from_server("giving up", error))
-        .at(&source.site, "giving up")?;
-    let nothing = slot::Slot {
-        name: stream.to_owned(),
-        identity: String::new(),
-        fresh: false,
-    };
-    // First: whatever cannot be put back yet begins anew, too, so nothing needs this slot any more.
-    slot::drop(&desk.source, stream)
-        .await
-        .at(&source.site, "dropping the slot")?;
-    match recover(route, offices, &mut desk, &nothing).await {
-        Err(error) if error.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-            tracing::warn!(site = %source.site, "an open transaction holds users who were to be put back: left to the next run");
-            Ok(())
-        }
-        ended => ended.map(drop),
     }
 }
 
@@ -322,18 +348,6 @@ async fn check_wal(route: &Route, stream: &str, session: &Session) -> Result<()>
     }
 }
 
-/// Drops the slot, unless an unfinished chunk needs it.
-async fn drop_idle_slot(source: &End, session: &Session, stream: &str) -> Result<()> {
-    let doing = "dropping the slot";
-    if !journal::any_open_chunk(&**session)
-        .await
-        .at(&source.site, doing)?
-    {
-        slot::drop(session, stream).await.at(&source.site, doing)?;
-    }
-    Ok(())
-}
-
 /// The key of digests: the source's own, so that the frozen rows can be compared with them later.
 async fn run_key(source: &Session, site: &model::SiteName) -> Result<DigestKey> {
     let key = residency::audit::digest_key(&**source)
@@ -349,6 +363,7 @@ pub(crate) struct Way<'a> {
     pub(crate) offices: &'a Offices,
     pub(crate) catch_up: &'a CatchUp,
     pub(crate) shapes: &'a Shapes,
+    pub(crate) steering: &'a Steering,
     pub(crate) id: &'a MoveId,
     pub(crate) slot: &'a str,
     pub(crate) observer: &'a dyn Observer,
@@ -357,7 +372,16 @@ pub(crate) struct Way<'a> {
 pub(crate) struct Run<'a> {
     pub(crate) way: Way<'a>,
     pub(crate) key: DigestKey,
-    pub(crate) report: Report,
+    pub(crate) report: &'a mut Report,
+}
+
+// === impl Way ===
+
+impl Way<'_> {
+    /// Asks for leave to take a step: see [`Steering::leave`].
+    pub(crate) async fn leave(&self, half: Half, step: Step) -> Result<bool> {
+        self.steering.leave(half, step, self.observer).await
+    }
 }
 
 // === impl Run ===
@@ -372,6 +396,7 @@ impl Run<'_> {
         let mut again = Vec::new();
         let mut reader = self.way.route.source.session("verify").await?;
         for survivor in survivors {
+            self.way.leave(Half::Handing, Step::CatchingUp).await?;
             let ready = self.revive(desk, survivor).await?;
             again.extend(self.hand_over(desk, &mut reader, ready).await?);
         }
@@ -400,18 +425,25 @@ impl Run<'_> {
         wanted: &Wanted,
     ) -> Result<Aside> {
         // One group ahead: the copy of the next goes on while this one is handed off.
-        let (send, mut ready) = mpsc::channel(1);
+        let (send, ready) = mpsc::channel(1);
         let (aside, mut refused) = mpsc::unbounded_channel();
         let copier = Copier { way: self.way };
         let copying = copier.run(wanted, send, aside);
         let handing = async {
+            let mut ready = ready;
             let mut again = Vec::new();
             while let Some(chunk) = ready.recv().await {
-                again.extend(self.hand_over(desk, reader, chunk).await?);
+                match self.hand_over(desk, reader, chunk).await {
+                    // The copier hears it too, and ends what it has begun: nothing of it may still be on its way to a
+                    // database when the move is put back.
+                    Err(Error::Aborted { .. }) => break,
+                    handed => again.extend(handed?),
+                }
             }
             Ok::<_, Error>(again)
         };
         let ((), again) = tokio::try_join!(copying, handing)?;
+        self.way.steering.unless_aborted()?;
         while let Ok((user, reason)) = refused.try_recv() {
             self.set_aside(&desk.source, user, reason).await?;
         }

@@ -1,6 +1,6 @@
 //! What can stop a move.
 
-use model::{BatchId, SiteName, UserKey};
+use model::{BatchId, MoveId, SiteName, UserKey};
 use thiserror::Error;
 use tokio_postgres::error::SqlState;
 
@@ -98,6 +98,12 @@ pub enum Error {
         site: SiteName,
         /// The tables.
         tables: Vec<String>,
+    },
+    /// The move was told to end.
+    #[error("move {id} was aborted")]
+    Aborted {
+        /// The move.
+        id: MoveId,
     },
     /// The task that follows the stream has ended.
     #[error("the change stream is no longer followed")]

@@ -71,6 +71,23 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The move holds still, as it was told to, until it is told to go on.
+    Paused {
+        /// The move.
+        r#move: MoveId,
+    },
+    /// It goes on.
+    Resumed {
+        /// The move.
+        r#move: MoveId,
+    },
+    /// The move has ended, as it was told to: whoever had not moved lives where he did.
+    Aborted {
+        /// The move.
+        r#move: MoveId,
+        /// Users moved by it, in this run: they stay moved.
+        moved: u64,
+    },
     /// The move has ended.
     Finished {
         /// The move.

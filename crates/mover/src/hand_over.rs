@@ -6,6 +6,7 @@ use model::UserKey;
 use postgres::connect::Session;
 use residency::journal;
 
+use crate::activity::Step;
 use crate::copier::Ready;
 use crate::desk::Desk;
 use crate::drive::Run;
@@ -17,6 +18,7 @@ use crate::portion::{AGAIN_HANDS, AGAIN_LARGE};
 use crate::prepare::Aside;
 use crate::put_back;
 use crate::queue::{Queue, Waiting, batches};
+use crate::steer::Half;
 
 /// Why a batch that was closed had to be opened again.
 const STREAM_LATE: &str = "the change stream did not reach the fence in time";
@@ -33,6 +35,9 @@ impl Run<'_> {
         let mut queue = Queue::of(batches(&chunk.users, &chunk.bonds, self.way.route));
         let mut behind_since = None;
         while let Some(Waiting { users, tries }) = queue.next().await {
+            if self.way.leave(Half::Handing, Step::HandingOff).await? {
+                behind_since = None;
+            }
             let batch = self.without_spoilt(desk, &chunk, users, &mut again).await?;
             if batch.is_empty() {
                 continue;
@@ -49,6 +54,18 @@ impl Run<'_> {
             let outcome = hands.hand_off(&chunk.id, chunk.attempt, &batch).await?;
             if !matches!(outcome, Outcome::Behind) {
                 behind_since = None;
+                self.way.steering.behind(None);
+            }
+            match &outcome {
+                Outcome::NotYet(_) => {
+                    let kind = self.way.route.source.kind();
+                    let missed = self.way.steering.fence_missed(&desk.source, kind, &batch);
+                    missed.await;
+                }
+                Outcome::Departed { .. } | Outcome::Refused { .. } => {
+                    self.way.steering.fence_over();
+                }
+                Outcome::Behind | Outcome::Unfit(..) => {}
             }
             match outcome {
                 Outcome::Departed {
@@ -97,6 +114,7 @@ impl Run<'_> {
                 Outcome::Behind => {
                     // No user's fault: everybody waits, within a bound.
                     let since = *behind_since.get_or_insert_with(Instant::now);
+                    self.way.steering.behind(Some(since));
                     let patience = self.way.route.bounds.behind_patience;
                     if since.elapsed() > patience {
                         return Err(Error::Behind {
@@ -124,6 +142,7 @@ impl Run<'_> {
         }
         self.way.catch_up.forget(chunk.attempt).await?;
         finish_chunk(self.way.route, self.way.offices, desk, chunk.attempt).await?;
+        self.way.steering.at(Half::Handing, Step::Idle);
         Ok(again)
     }
 
@@ -183,6 +202,7 @@ impl Run<'_> {
                 chunk.attempt,
             )
             .await?;
+            self.way.steering.fence_over();
             for user in batch {
                 self.set_aside(&desk.source, user, reason.to_owned())
                     .await?;

@@ -3,9 +3,11 @@
 //! One file per step, what undoes it beside it, and [`drive`] for the order:
 //! [`recover`] what an earlier run left, [`prepare`] (begin, enrol, barrier), [`copying`], [`catch_up`],
 //! [`hand_off`] (fence, offer, digest) with [`accept`] at the target, [`put_back`] for whoever does not
-//! go, [`finish`], and later [`erase`]. [`shapes`] watches over the tables all the while.
+//! go, [`finish`], and later [`erase`]. [`shapes`] watches over the tables all the while. `steer` pauses, slows and ends a move that runs; [`abort`] ends one that nobody carries.
 
+pub mod abort;
 pub mod accept;
+pub mod activity;
 mod bonds;
 pub mod catch_up;
 mod copier;
@@ -26,5 +28,6 @@ mod queue;
 pub mod recover;
 pub mod route;
 pub mod shapes;
+mod steer;
 
 pub use error::{Error, Result};

@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use handoff::record::Event;
 use model::fault::point;
-use model::{Attempt, MoveId, UserKey};
+use model::{Attempt, UserKey};
 use postgres::census;
 use postgres::lsn::Lsn;
 use residency::journal::{self, ChunkRow};
 use residency::records::{self, Change};
 use residency::{barrier, guard, inbound, watch};
 
-use crate::catch_up::CatchUp;
 use crate::desk::{Desk, commit, transaction};
+use crate::drive::Way;
 use crate::error::{At, Error, Result};
 use crate::event;
 use crate::portion::Progress;
@@ -41,15 +41,19 @@ impl Chunk {
 pub type Aside = Vec<(UserKey, String)>;
 
 /// Begins and enrols each of `groups`, then waits once at the barrier for all of them.
-pub async fn prepare(
-    route: &Route,
-    offices: &Offices,
+pub(crate) async fn prepare(
+    way: Way<'_>,
     desk: &mut Desk,
-    catch_up: &CatchUp,
-    (id, slot): (&MoveId, &str),
     groups: Vec<Vec<(UserKey, u64)>>,
-    observer: &dyn event::Observer,
 ) -> Result<(Vec<Chunk>, Aside)> {
+    let Way {
+        route,
+        offices,
+        catch_up,
+        slot,
+        steering,
+        ..
+    } = way;
     let mut chunks = Vec::new();
     let mut aside = Vec::new();
     let mut enrolment = 0;
@@ -78,7 +82,7 @@ pub async fn prepare(
         point("before-enrol");
         let row = ChunkRow {
             attempt,
-            r#move: id.clone(),
+            r#move: way.id.clone(),
             target: route.target.site.clone(),
             slot: slot.to_owned(),
             state: "enrolled".to_owned(),
@@ -99,13 +103,19 @@ pub async fn prepare(
     }
     if !chunks.is_empty() {
         let started = Instant::now();
-        barrier::wait(&desk.source, enrolment, route.bounds.barrier_patience)
-            .await
-            .at(
-                &route.source.site,
-                "waiting for transactions older than the enrolment",
-            )?;
-        observer.note(&event::Event::Barrier {
+        let waiting = barrier::wait_telling(
+            &desk.source,
+            enrolment,
+            route.bounds.barrier_patience,
+            |who| steering.barrier(Some(who)),
+        );
+        let waited = steering.or_abort(waiting).await?;
+        steering.barrier(None);
+        waited.at(
+            &route.source.site,
+            "waiting for transactions older than the enrolment",
+        )?;
+        way.observer.note(&event::Event::Barrier {
             milliseconds: started.elapsed().as_millis() as u64,
         });
     }

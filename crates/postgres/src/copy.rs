@@ -2,8 +2,6 @@
 //!
 //! Binary COPY where every type's binary form means the same at both sites, else text.
 
-use std::time::{Duration, Instant};
-
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt, pin_mut};
 use model::UserKey;
@@ -12,6 +10,7 @@ use model::way::Among;
 use tokio_postgres::{Client, CopyInSink, IsolationLevel, Transaction};
 
 use crate::error::{Doing, Error, Result};
+use crate::pace::Pace;
 use crate::snapshot::Snapshot;
 
 /// PostgreSQL sends a message per row; the target gets them together, about so many bytes at a time.
@@ -86,26 +85,21 @@ impl Reader<'_> {
         &self.snapshot
     }
 
-    /// Copies every owned table into `target`, where a transaction is open that writes as a replica. `rate`
-    /// bounds it, in bytes a second; a row of more than `row_max` bytes ends it with [`Error::RowTooLarge`].
+    /// Copies every owned table into `target`, where a transaction is open that writes as a replica. `pace`
+    /// bounds it; a row of more than `row_max` bytes ends it with [`Error::RowTooLarge`].
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] where the pace says so. Both sessions then have streams that are not read to their ends.
     pub async fn copy(
         &self,
         home: &HomeSchema,
         target: &Transaction<'_>,
-        rate: Option<u64>,
+        pace: &mut Pace,
         row_max: u64,
     ) -> Result<Copied> {
         let mut total = Copied::default();
-        let started = Instant::now();
         for table in &home.owned {
-            let copied = self
-                .table(
-                    table,
-                    target,
-                    rate.map(|r| (r, started, total.bytes)),
-                    row_max,
-                )
-                .await?;
+            let copied = self.table(table, target, pace, row_max).await?;
             total.rows += copied.rows;
             total.bytes += copied.bytes;
         }
@@ -116,7 +110,7 @@ impl Reader<'_> {
         &self,
         table: &OwnedTable,
         target: &Transaction<'_>,
-        rate: Option<(u64, Instant, u64)>,
+        pace: &mut Pace,
         row_max: u64,
     ) -> Result<Copied> {
         let form = if table.portable_binary() {
@@ -155,14 +149,15 @@ impl Reader<'_> {
             bytes += row.len() as u64;
             piece.extend_from_slice(&row);
             if piece.len() >= PIECE {
+                let sent = piece.len() as u64;
                 sink.send(piece.split().freeze()).await.doing(writing())?;
-                if let Some((rate, since, before)) = rate {
-                    keep_to(rate, since, before + bytes).await;
-                }
+                pace.copied(sent).await?;
             }
         }
         if !piece.is_empty() {
+            let sent = piece.len() as u64;
             sink.send(piece.freeze()).await.doing(writing())?;
+            pace.copied(sent).await?;
         }
         let rows = sink.finish().await.doing(writing())?;
         Ok(Copied { rows, bytes })
@@ -171,13 +166,5 @@ impl Reader<'_> {
     /// Lets go of the snapshot.
     pub async fn close(self) -> Result<()> {
         self.tx.rollback().await.doing("closing a chunk's snapshot")
-    }
-}
-
-/// Waits as long as `bytes` since `since` are ahead of `rate` bytes a second.
-async fn keep_to(rate: u64, since: Instant, bytes: u64) {
-    let due = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
-    if let Some(ahead) = due.checked_sub(since.elapsed()) {
-        tokio::time::sleep(ahead).await;
     }
 }

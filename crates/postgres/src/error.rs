@@ -74,6 +74,9 @@ pub enum Error {
     /// The catalog, or who lives here, could not be read.
     #[error("reading who lives here")]
     Read(#[from] crate::catalog::ReadError),
+    /// Whoever steers the copy wants it to end here.
+    #[error("the copy was stopped")]
+    Stopped,
     /// A replication slot is not usable.
     #[error("{0}")]
     Slot(String),

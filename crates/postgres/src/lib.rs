@@ -16,6 +16,7 @@ pub mod digest;
 mod error;
 pub mod foreign_keys;
 pub mod lsn;
+pub mod pace;
 pub mod pgoutput;
 pub mod preflight;
 pub mod propose;

@@ -28,14 +28,23 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// # Errors
 /// [`Error::BarrierTimeout`] names who is in the way.
 pub async fn wait(session: &Client, enrolment: FullXid, patience: Duration) -> Result<()> {
+    wait_telling(session, enrolment, patience, |_| {}).await
+}
+
+/// Like [`wait`], and tells at each look who is in the way.
+///
+/// # Errors
+/// [`Error::BarrierTimeout`] names who is in the way.
+pub async fn wait_telling(
+    session: &Client,
+    enrolment: FullXid,
+    patience: Duration,
+    tell: impl Fn(&[String]),
+) -> Result<()> {
     if planted(Bug::NoBarrier) {
         return Ok(());
     }
-    let drawn = session
-        .query_one("SELECT pg_current_xact_id()::text::bigint", &[])
-        .await
-        .doing("drawing the barrier's transaction id")?
-        .get::<_, i64>(0);
+    let drawn = draw(session).await?;
     let bound = if planted(Bug::BarrierAtOwnId) {
         enrolment
     } else {
@@ -53,9 +62,24 @@ pub async fn wait(session: &Client, enrolment: FullXid, patience: Duration) -> R
             return Err(Error::BarrierTimeout { blockers });
         }
         if !blockers.is_empty() {
+            tell(&blockers);
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// Who is in the way of a barrier that would begin now.
+pub async fn in_the_way(session: &Client) -> Result<Vec<String>> {
+    let drawn = draw(session).await?;
+    scan(session, drawn).await
+}
+
+async fn draw(session: &Client) -> Result<FullXid> {
+    let row = session
+        .query_one("SELECT pg_current_xact_id()::text::bigint", &[])
+        .await
+        .doing("drawing the barrier's transaction id")?;
+    Ok(row.get(0))
 }
 
 /// Who may still be writing under a transaction or a snapshot at or before `bound`: backends first, prepared

@@ -113,3 +113,28 @@ async fn lock_stripes(tx: &impl GenericClient, kind: KeyKind, keys: &[&str]) -> 
     .doing("waiting for open transactions of the batch")?;
     Ok(())
 }
+
+/// Who holds locks that a fence of `users` has to wait for: process, what it is at, for how long its transaction has been
+/// open. Bounded in number.
+pub async fn holders(session: &Client, kind: KeyKind, users: &[UserKey]) -> Result<Vec<String>> {
+    let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
+    let rows = session
+        .query(
+            &format!(
+                "SELECT DISTINCT format('process %s of %s, %s, its transaction open for %s', a.pid, \
+                     coalesce(a.usename, '(unknown role)'), coalesce(a.state, '(unknown state)'), \
+                     date_trunc('second', clock_timestamp() - coalesce(a.xact_start, a.backend_start))) \
+                 FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) \
+                 WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND l.pid <> pg_backend_pid() \
+                   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                   AND l.classid = $1::int::oid AND l.objid::bigint IN \
+                     (SELECT stripe FROM domicile.resident WHERE user_key = ANY ($2::text[]::{}[])) \
+                 ORDER BY 1 LIMIT 5",
+                kind.sql_type()
+            ),
+            &[&LOCK_CLASS, &keys],
+        )
+        .await
+        .doing("looking who holds up a fence")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

@@ -16,7 +16,7 @@ use crate::guard::{self, Terms};
 use crate::{Error, Result, audit, schema, watch};
 
 /// The version of the tables that this program creates.
-pub const VERSION: i32 = 1;
+pub const VERSION: i32 = 2;
 
 /// How long attaching a trigger may wait for the application's open transactions before it lets others pass.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);

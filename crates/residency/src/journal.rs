@@ -72,6 +72,16 @@ pub async fn moves(session: &impl GenericClient) -> Result<Vec<MoveRow>> {
     Ok(rows.iter().map(move_row).collect())
 }
 
+/// One move, where it left from here.
+pub async fn find_move(session: &impl GenericClient, id: &MoveId) -> Result<Option<MoveRow>> {
+    let sql = format!("SELECT {MOVE_COLUMNS} FROM domicile.move WHERE move_id = $1");
+    let row = session
+        .query_opt(&sql, &[&id.as_str()])
+        .await
+        .doing("reading the journal of moves")?;
+    Ok(row.as_ref().map(move_row))
+}
+
 /// Goes on with the running move of that purpose, or begins one. Says whether it goes on.
 pub async fn begin_move(tx: &impl GenericClient, purpose: &Purpose) -> Result<(MoveRow, bool)> {
     let doing = "recording a move";
@@ -189,6 +199,25 @@ pub async fn any_open_chunk(session: &impl GenericClient) -> Result<bool> {
         .await
         .doing("reading the journal of chunks")?;
     Ok(row.get(0))
+}
+
+/// Gives up every attempt that left from here, for the next run to put right on both sides: its users are enrolled anew.
+/// Says how many there were.
+pub async fn cancel_chunks(tx: &impl GenericClient) -> Result<u64> {
+    tx.execute(
+        "UPDATE domicile.chunk SET state = 'cancelled', at = now() WHERE state <> 'finished'",
+        &[],
+    )
+    .await
+    .doing("giving all attempts up")
+}
+
+/// Forgets the slot's identity: what was enrolled under it starts again from enrolment.
+pub async fn forget_slot(tx: &impl GenericClient, name: &str) -> Result<()> {
+    tx.execute("DELETE FROM domicile.slot WHERE name = $1", &[&name])
+        .await
+        .doing("forgetting the slot")?;
+    Ok(())
 }
 
 /// A number for a new attempt, above `floor` and every one used here.

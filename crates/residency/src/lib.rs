@@ -16,6 +16,7 @@ pub mod journal;
 pub mod office;
 pub mod records;
 pub mod schema;
+pub mod steering;
 pub mod watch;
 pub mod whereabouts;
 

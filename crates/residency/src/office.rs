@@ -57,6 +57,27 @@ impl Office {
         })
     }
 
+    /// The number of this taking of the office: no other one has it.
+    pub fn term(&self) -> i64 {
+        self.term
+    }
+
+    /// The term of whoever holds the office `name` now; `None` where nobody does.
+    pub async fn holder(session: &impl GenericClient, name: &str) -> Result<Option<i64>> {
+        let row = session
+            .query_opt(
+                "SELECT o.term FROM domicile.office AS o WHERE o.name = $2 AND EXISTS ( \
+                   SELECT 1 FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted \
+                     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                     AND l.classid = $1::int::oid \
+                     AND l.objid = ((-1 - (abs(hashtext($2)::bigint) % 1000000000)) & 4294967295)::oid)",
+                &[&LOCK_CLASS, &name],
+            )
+            .await
+            .doing("looking who holds the mover's office")?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
     /// Finds, in the transaction `tx` and until its end, that the office is still ours.
     pub async fn hold(&self, tx: &impl GenericClient) -> Result<()> {
         let row = tx

@@ -87,6 +87,25 @@ CREATE TABLE IF NOT EXISTS domicile.move (
 );
 COMMENT ON TABLE domicile.move IS 'Moves that leave from here.';
 
+CREATE TABLE IF NOT EXISTS domicile.steering (
+    move_id text PRIMARY KEY REFERENCES domicile.move,
+    wish text CHECK (wish IN ('pause', 'abort')),
+    throttled boolean NOT NULL DEFAULT false,
+    rate bigint CHECK (rate > 0),
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.steering IS
+    'What is wished of moves: to pause, to abort, to copy at that many bytes a second (throttled without a rate: unlimited).';
+
+CREATE TABLE IF NOT EXISTS domicile.activity (
+    move_id text PRIMARY KEY REFERENCES domicile.move,
+    term bigint NOT NULL,
+    doing jsonb NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.activity IS
+    'What the process that carries a move last said of itself; true as long as it holds the office of that term.';
+
 CREATE TABLE IF NOT EXISTS domicile.slot (name text PRIMARY KEY, identity text NOT NULL);
 COMMENT ON TABLE domicile.slot IS 'The replication slot that moves read; a new slot is a new identity.';
 

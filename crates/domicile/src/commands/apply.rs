@@ -250,6 +250,10 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
             Exit::Limit,
             "nobody is left half-way; raise limits.wal or move in smaller parts, and run apply again",
         ),
+        Error::Aborted { .. } => (
+            Exit::Unfinished,
+            "whoever had moved stays moved, everybody else lives where he did; apply begins a new move",
+        ),
         Error::InDoubt { .. } => (
             Exit::Unfinished,
             "bring the target back, and run apply again",

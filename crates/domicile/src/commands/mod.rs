@@ -1,6 +1,7 @@
 //! One file per command. A command reads the configuration, asks the rooms below, and hands what they
 //! say to `render`.
 
+pub mod abort;
 pub mod apply;
 pub mod check;
 pub mod confirm;
@@ -12,7 +13,10 @@ pub mod install;
 pub mod plan;
 pub mod rollback;
 pub mod routes;
+mod running;
+pub mod slot;
 pub mod status;
+pub mod steer;
 pub mod uninstall;
 pub mod users;
 pub mod verify;
@@ -24,7 +28,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{self, Cli, Command};
 use crate::config::Config;
 use crate::exit::{Exit, OrFail, Outcome};
 
@@ -48,6 +52,13 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Apply(args) => apply::run(&configuration(cli)?, args).await,
         Command::Uninstall(args) => uninstall::run(&configuration(cli)?, args).await,
         Command::Status(args) => status::run(&configuration(cli)?, args).await,
+        Command::Pause(args) => steer::pause(&configuration(cli)?, args).await,
+        Command::Resume(args) => steer::resume(&configuration(cli)?, args).await,
+        Command::Throttle(args) => steer::throttle(&configuration(cli)?, args).await,
+        Command::Abort(args) => abort::run(&configuration(cli)?, args).await,
+        Command::Slot(args) => match &args.command {
+            cli::SlotCommand::Drop(args) => slot::drop(&configuration(cli)?, args).await,
+        },
         Command::Where(args) => whereabouts::run(&configuration(cli)?, args).await,
         Command::Verify(args) => verify::run(&configuration(cli)?, args).await,
         Command::Rollback(args) => rollback::run(&configuration(cli)?, args).await,

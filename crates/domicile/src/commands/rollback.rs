@@ -42,7 +42,7 @@ pub async fn run(config: &Config, args: &Rollback) -> Outcome {
     if let Some(running) = found.iter().find(|row| row.state == "running") {
         return Err(
             Failure::usage(format_args!("the move {} is not at its end", running.id)).mend(
-                "wait for it; where nothing runs any more, `domicile apply` brings it to its end",
+                "wait for it, or `domicile abort` it; where nothing runs any more, `domicile apply` brings it to its end",
             ),
         );
     }

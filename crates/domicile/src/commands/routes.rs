@@ -40,17 +40,46 @@ impl Ends {
                 vacant.insert(Home::open(name, service, site, "move").await?);
             }
         }
-        let home = |site: &SiteName| &self.homes[&(name.clone(), site.clone())];
+        let home = |site| self.home(name, site);
         home(to).refuse_same(name, service, home(from))?;
         // First what tells the table and the column; an installation that is out of date may follow from it.
         refuse_differences(name, service, home(from), home(to))?;
         for site in [from, to] {
             refuse_blockers(name, service, home(site)).await?;
         }
+        self.between(name, service, (from, to))
+    }
+
+    /// The route of a move that is only to be put back: what would block a move does not block that.
+    pub async fn route_back(
+        &mut self,
+        config: &Config,
+        name: &ServiceName,
+        (from, to): (&SiteName, &SiteName),
+    ) -> Outcome<Arc<Route>> {
+        let service = config.service(name)?;
+        for site in [from, to] {
+            let home = Home::open_installed(name, service, site, "move").await?;
+            self.homes.insert((name.clone(), site.clone()), home);
+        }
+        self.between(name, service, (from, to))
+    }
+
+    fn home(&self, name: &ServiceName, site: &SiteName) -> &Home {
+        &self.homes[&(name.clone(), site.clone())]
+    }
+
+    /// The route between two homes that were opened.
+    fn between(
+        &self,
+        name: &ServiceName,
+        service: &Service,
+        (from, to): (&SiteName, &SiteName),
+    ) -> Outcome<Arc<Route>> {
         Ok(Arc::new(Route {
             service: name.clone(),
-            source: end(service, home(from))?,
-            target: end(service, home(to))?,
+            source: end(service, self.home(name, from))?,
+            target: end(service, self.home(name, to))?,
             bounds: bounds(service),
             door: Arc::new(NoDoor),
             manifests: Arc::new(RowsOnly),

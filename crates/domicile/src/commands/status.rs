@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use model::{MoveId, ServiceName, SiteName, UserKey};
+use mover::activity::Activity;
 use postgres::slot;
 use residency::journal::{self, MoveRow};
+use residency::office::Office;
+use residency::steering::{self, Told};
 use residency::{audit, install, records};
 
 use super::homes::{self, Home};
@@ -13,6 +16,7 @@ use crate::cli;
 use crate::config::{Config, Service};
 use crate::exit::{Exit, OrFail, Outcome};
 use crate::render::Form;
+use crate::render::status::slow::Known;
 use crate::render::status::{
     Aside, InDoubt, MoveStatus, NotRead, PhaseState, PhaseStatus, Slot, Status, render,
 };
@@ -35,23 +39,16 @@ pub async fn run(config: &Config, args: &cli::Status) -> Outcome {
             }
         }
         for seen in &homes {
-            slots.extend(slot_of(name, seen).await?);
+            slots.extend(slot_of(name, service, seen).await?);
             status.in_doubt.extend(in_doubt(name, service, seen).await?);
-            status.set_aside.extend(set_aside(name, seen).await?);
+            status.add_set_aside(set_aside(name, seen).await?);
         }
         for seen in &homes {
             for row in seen.moves.iter().rev() {
                 let left = left(config, &survey, row, &homes).await?;
-                status.moves.push(MoveStatus {
-                    r#move: row.id.to_string(),
-                    state: row.state.clone(),
-                    moved: row.moved.unsigned_abs(),
-                    left,
-                    service: row.service.to_string(),
-                    from: row.source.to_string(),
-                    to: row.target.to_string(),
-                    phase: row.phase.clone(),
-                });
+                status
+                    .moves
+                    .push(of_move(row, left, seen, slots.as_slice()));
             }
         }
     }
@@ -66,6 +63,10 @@ struct Seen {
     home: Home,
     /// The latest first; none where Domicile is not installed.
     moves: Vec<MoveRow>,
+    /// What is known of those that run.
+    told: Vec<Told>,
+    /// Whether some process moves users from here.
+    office_held: bool,
     installed: bool,
 }
 
@@ -81,20 +82,72 @@ async fn look(
     let installed = audit::installed(&*home.session)
         .await
         .or_fail(Exit::Unreached, failed)?;
-    let moves = match installed {
-        true => journal::moves(&*home.session)
+    let (mut moves, mut told, mut office_held) = (Vec::new(), Vec::new(), false);
+    if installed {
+        let session = &*home.session;
+        // Before the moves: one that ends in between is seen as ended.
+        told = steering::running(session)
             .await
-            .or_fail(Exit::Unreached, failed)?,
-        false => Vec::new(),
-    };
+            .or_fail(Exit::Unreached, failed)?;
+        office_held = Office::holder(session, Office::DEPARTURES)
+            .await
+            .or_fail(Exit::Unreached, failed)?
+            .is_some();
+        moves = journal::moves(session)
+            .await
+            .or_fail(Exit::Unreached, failed)?;
+    }
     Ok(Seen {
         home,
         moves,
+        told,
+        office_held,
         installed,
     })
 }
 
-async fn slot_of(name: &ServiceName, seen: &Seen) -> Outcome<Option<Slot>> {
+/// What is known of one move.
+fn of_move(row: &MoveRow, left: u64, seen: &Seen, slots: &[Slot]) -> MoveStatus {
+    let mut status = MoveStatus {
+        r#move: row.id.to_string(),
+        state: row.state.clone(),
+        moved: row.moved.unsigned_abs(),
+        left,
+        service: row.service.to_string(),
+        from: row.source.to_string(),
+        to: row.target.to_string(),
+        phase: row.phase.clone(),
+        ..MoveStatus::default()
+    };
+    if row.state != "running" {
+        return status;
+    }
+    let told = seen.told.iter().find(|told| told.r#move == row.id);
+    let said = told
+        .and_then(|told| told.doing.as_ref())
+        .map(|doing| (Activity::deserialized(&doing.activity), doing.age));
+    let slot = slots.iter().find(|slot| {
+        slot.site == seen.home.site.as_str() && slot.name == install::stream_name(&row.service)
+    });
+    let known = Known {
+        wish: told.map(|told| told.orders.wish).unwrap_or_default(),
+        said: said.as_ref().map(|(activity, age)| (activity, *age)),
+        office_held: seen.office_held,
+        wal: slot.map(|slot| (slot.wal_bytes, slot.cap_bytes)),
+    };
+    status.state = known.state().to_owned();
+    status.slow = known.slow();
+    if let Some((activity, _)) = &said {
+        status.carried = true;
+        status.doing = Some(activity.words().to_owned());
+        status.bytes_per_second = activity.bytes_per_second;
+        status.rate = activity.rate;
+        status.lag_bytes = activity.lag_bytes;
+    }
+    status
+}
+
+async fn slot_of(name: &ServiceName, service: &Service, seen: &Seen) -> Outcome<Option<Slot>> {
     let slot = install::stream_name(name);
     let wal_bytes = slot::wal_bytes(&seen.home.session, &slot)
         .await
@@ -105,6 +158,7 @@ async fn slot_of(name: &ServiceName, seen: &Seen) -> Outcome<Option<Slot>> {
         name: slot,
         wal_bytes,
         site: seen.home.site.to_string(),
+        cap_bytes: service.limits.wal,
     }))
 }
 

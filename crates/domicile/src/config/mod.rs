@@ -24,6 +24,7 @@ use toml::de::DeTable;
 
 pub use bounds::{Batch, Erase, Limits};
 pub use error::ConfigError;
+pub use quantity::rate;
 use reader::{Source, Table};
 pub use secret::{Database, Secret, UrlFrom, scrub};
 pub use service::{Classified, Ids, Service, UserColumns};

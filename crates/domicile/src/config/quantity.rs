@@ -43,8 +43,8 @@ pub(super) fn size(text: &str) -> Option<u64> {
     number.checked_mul(bytes)
 }
 
-/// Reads a rate: `unlimited` (`Some(None)`) or a size per second, in bytes per second.
-pub(super) fn rate(text: &str) -> Option<Option<u64>> {
+/// Reads a rate: `unlimited` (`Some(None)`) or a size per second, in bytes per second; `None` where it is neither.
+pub fn rate(text: &str) -> Option<Option<u64>> {
     match text.trim() {
         "unlimited" => Some(None),
         text => match size(text.strip_suffix("/s")?)? {

@@ -139,6 +139,7 @@ fn defaults_are_those_of_the_design() {
     );
     assert_eq!(shop.limits.max_pause, Duration::from_secs(1));
     assert_eq!((shop.limits.wal, shop.limits.rate), (10 << 30, None));
+    assert_eq!(shop.limits.row, 64 << 20);
     assert_eq!(shop.erase.after, Duration::from_secs(30 * 86_400));
     assert!(config.warnings.is_empty());
 }
@@ -162,7 +163,8 @@ fn a_service_with_objects_or_open_questions_is_not_movable() {
         .to_string();
     assert_eq!(
         refused,
-        "domicile.toml:15: service.shop.tables.track: not classified yet, \"?\" stands there"
+        "domicile.toml:15: service.shop.tables.track: not classified yet, \"?\" stands there; write the column \
+         that holds the user's key, \"column -> table\", \"reference\" or \"ignore\""
     );
     assert!(parse(SMALL).unwrap().movable(&"shop".into()).is_ok());
 }
@@ -210,7 +212,8 @@ fn names_that_point_nowhere_are_named() {
     );
     assert_eq!(
         phase("shop", "mumbai"),
-        "domicile.toml:19: phase[0].home.IN: the service shop has no database at mumbai"
+        "domicile.toml:19: phase[0].home.IN: the service shop has no database at mumbai: configure \
+         service.shop.database.mumbai, or name another home"
     );
     assert_eq!(
         phase("forum", "singapore"),
@@ -226,7 +229,8 @@ fn names_that_point_nowhere_are_named() {
     );
     assert_eq!(
         added("[policy]\npinned = { CN = \"mumbai\" }\n"),
-        "domicile.toml:17: policy.pinned.CN: the service shop has no database at mumbai"
+        "domicile.toml:17: policy.pinned.CN: the service shop has no database at mumbai: configure \
+         service.shop.database.mumbai, or name another home"
     );
 }
 
@@ -240,7 +244,8 @@ fn contradictions_are_refused() {
     let pin = "[policy]\npinned = { CN = \"beijing\" }\n[[phase]]\nname = \"a\"\nservice = [\"shop\"]\nhome = { CN = \"singapore\" }\n";
     assert_eq!(
         added(pin),
-        "domicile.toml:21: phase[0].home.CN: the market CN is pinned to beijing"
+        "domicile.toml:21: phase[0].home.CN: the market CN is pinned to beijing and can have no other home; take it \
+         out here, or out of policy.pinned"
     );
     assert!(
         added("\"public.track\" = \"ignore\"\n")

@@ -9,6 +9,7 @@ mod numbers;
 pub mod plan;
 pub mod progress;
 pub mod status;
+pub mod steer;
 pub mod summary;
 pub mod tally;
 pub mod verify;

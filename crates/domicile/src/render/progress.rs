@@ -174,6 +174,14 @@ fn words(event: &Event) -> Option<String> {
         }
         Event::Retried { batch, reason } => format!("batch {batch} goes again: {reason}"),
         Event::SetAside { user, reason } => format!("user {user} set aside: {reason}"),
+        Event::Paused { r#move } => format!(
+            "move {move} is paused: nobody changes home, and the slot stays, until `domicile resume`",
+            move = r#move
+        ),
+        Event::Resumed { r#move } => format!("move {move} goes on", move = r#move),
+        Event::Aborted { r#move, moved } => {
+            format!("move {move} aborted: {moved} moved in this run", move = r#move)
+        }
         Event::Finished {
             r#move,
             moved,

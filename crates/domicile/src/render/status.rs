@@ -1,16 +1,20 @@
 //! `status`: moves, batches in doubt, users set aside, slots and their WAL, phases.
 
+pub mod slow;
+
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{Form, Grid, bytes, count, json};
 use crate::exit::Exit;
 
 /// One move.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MoveStatus {
     /// The move.
     pub r#move: String,
-    /// Its state: running, done or aborted.
+    /// Its state: running, pausing, paused, aborting, interrupted (no process carries it now), done or aborted.
     pub state: String,
     /// Users moved.
     pub moved: u64,
@@ -24,6 +28,18 @@ pub struct MoveStatus {
     pub to: String,
     /// Its phase, if it was for one.
     pub phase: Option<String>,
+    /// Whether some process carries it now.
+    pub carried: bool,
+    /// What that process is at, in a few words.
+    pub doing: Option<String>,
+    /// Bytes copied a second, over the last ten seconds or so.
+    pub bytes_per_second: u64,
+    /// The throttle in force, in bytes a second.
+    pub rate: Option<u64>,
+    /// Bytes of the source's log that are not applied at the target; what concerns no user who moves counts too.
+    pub lag_bytes: Option<u64>,
+    /// What is slow, and why: a sentence each.
+    pub slow: Vec<String>,
 }
 
 /// A batch that was offered and has no answer yet.
@@ -52,6 +68,15 @@ pub struct Aside {
     pub reason: String,
 }
 
+/// How many users stay for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// The reason.
+    pub reason: String,
+    /// Users.
+    pub users: u64,
+}
+
 /// A replication slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Slot {
@@ -61,6 +86,8 @@ pub struct Slot {
     pub wal_bytes: u64,
     /// Where it stands.
     pub site: String,
+    /// The most that it may keep back: then the moves that need it are given up.
+    pub cap_bytes: u64,
 }
 
 /// How far a phase is.
@@ -106,6 +133,8 @@ pub struct Status {
     pub in_doubt: Vec<InDoubt>,
     /// The users whom the latest move on their way set aside, and who still live where they did.
     pub set_aside: Vec<Aside>,
+    /// The same, counted by reason, the most frequent first.
+    pub set_aside_reasons: Vec<Reason>,
     /// The slot that keeps most WAL back, of `slots`.
     pub slot: Option<Slot>,
     /// All slots.
@@ -117,6 +146,24 @@ pub struct Status {
 }
 
 impl Status {
+    /// Takes the users set aside, and counts the reasons.
+    pub fn add_set_aside(&mut self, set_aside: Vec<Aside>) {
+        self.set_aside.extend(set_aside);
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        for aside in &self.set_aside {
+            *counts.entry(&aside.reason).or_default() += 1;
+        }
+        self.set_aside_reasons = counts
+            .into_iter()
+            .map(|(reason, users)| Reason {
+                reason: reason.to_owned(),
+                users,
+            })
+            .collect();
+        self.set_aside_reasons
+            .sort_by_key(|reason| std::cmp::Reverse(reason.users));
+    }
+
     /// Takes the slots, and names the one that keeps most WAL back.
     #[must_use]
     pub fn with_slots(mut self, slots: Vec<Slot>) -> Self {
@@ -137,6 +184,9 @@ impl Status {
     }
 }
 
+/// More users set aside than this are counted, not named.
+const NAMED_MAX: usize = 50;
+
 /// The status as text.
 pub fn render(status: &Status, form: Form) -> String {
     if form == Form::Json {
@@ -150,12 +200,27 @@ pub fn render(status: &Status, form: Form) -> String {
         }
     };
     section("Moves", &moves(status));
+    section("Running", &running(status));
     section("In doubt: offered, no answer yet", &in_doubt(status));
-    section("Set aside", &set_aside(status));
+    if status.set_aside.len() <= NAMED_MAX {
+        section("Set aside", &set_aside(status));
+    } else {
+        section("Set aside (`status --json` names them)", &reasons(status));
+    }
     section("Slots", &slots(status));
     section("Phases", &phases(status));
     if out.is_empty() {
         out.push_str("No move so far.\n");
+    }
+    for m in &status.moves {
+        for why in &m.slow {
+            out.push_str(&format!("{}: {why}\n", m.r#move));
+        }
+    }
+    if !status.set_aside.is_empty() {
+        out.push_str(
+            "Users set aside are tried again by `domicile apply`, once the reasons are mended.\n",
+        );
     }
     for n in &status.not_read {
         out.push_str(&format!(
@@ -185,6 +250,29 @@ fn moves(status: &Status) -> Grid {
     grid
 }
 
+fn running(status: &Status) -> Grid {
+    let mut grid = Grid::new(&["move", "doing", ">copies", ">at most", ">behind"]);
+    for m in status.moves.iter().filter(|m| m.carried) {
+        let per_second = |rate| format!("{}/s", bytes(rate));
+        grid.row([
+            m.r#move.clone(),
+            m.doing.clone().unwrap_or_default(),
+            per_second(m.bytes_per_second),
+            m.rate.map_or_else(|| "unlimited".to_owned(), per_second),
+            m.lag_bytes.map(bytes).unwrap_or_default(),
+        ]);
+    }
+    grid
+}
+
+fn reasons(status: &Status) -> Grid {
+    let mut grid = Grid::new(&[">users", "reason"]);
+    for r in &status.set_aside_reasons {
+        grid.row([count(r.users), r.reason.clone()]);
+    }
+    grid
+}
+
 fn in_doubt(status: &Status) -> Grid {
     let mut grid = Grid::new(&["batch", "service", "from", "to", ">users"]);
     for b in &status.in_doubt {
@@ -208,9 +296,14 @@ fn set_aside(status: &Status) -> Grid {
 }
 
 fn slots(status: &Status) -> Grid {
-    let mut grid = Grid::new(&["site", "slot", ">WAL kept back"]);
+    let mut grid = Grid::new(&["site", "slot", ">WAL kept back", ">at most"]);
     for s in &status.slots {
-        grid.row([s.site.clone(), s.name.clone(), bytes(s.wal_bytes)]);
+        grid.row([
+            s.site.clone(),
+            s.name.clone(),
+            bytes(s.wal_bytes),
+            bytes(s.cap_bytes),
+        ]);
     }
     grid
 }
@@ -237,6 +330,7 @@ mod tests {
             name: "domicile_shop".into(),
             wal_bytes,
             site: site.into(),
+            cap_bytes: 8192,
         };
         Status {
             moves: vec![MoveStatus {
@@ -248,6 +342,11 @@ mod tests {
                 from: "beijing".into(),
                 to: "singapore".into(),
                 phase: Some("one".into()),
+                carried: true,
+                doing: Some("copying".into()),
+                bytes_per_second: 2048,
+                slow: vec!["copying is throttled".into()],
+                ..MoveStatus::default()
             }],
             set_aside: vec![Aside {
                 r#move: "m1".into(),
@@ -276,6 +375,7 @@ mod tests {
                 && shown.contains("4.0 KiB")
         );
         assert!(shown.contains("begun") && !shown.contains("In doubt"));
+        assert!(shown.contains("2.0 KiB/s") && shown.contains("\nm1: copying is throttled\n"));
         assert_eq!(render(&Status::default(), Form::Plain), "No move so far.\n");
     }
 
@@ -288,6 +388,20 @@ mod tests {
         assert_eq!(value["slot"]["name"], "domicile_shop");
         assert_eq!(value["slot"]["wal_bytes"], 4096);
         assert_eq!(value["in_doubt"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn many_users_set_aside_are_counted_by_reason() {
+        let aside = |n: usize| Aside {
+            r#move: "m1".into(),
+            user: n.to_string(),
+            reason: if n < 10 { "taken" } else { "tied" }.into(),
+        };
+        let mut status = Status::default();
+        status.add_set_aside((0..60).map(aside).collect());
+        let shown = render(&status, Form::Plain);
+        assert!(shown.contains("   50  tied\n   10  taken\n"), "{shown}");
+        assert!(!shown.contains("59"), "{shown}");
     }
 
     #[test]

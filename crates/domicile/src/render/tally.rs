@@ -62,7 +62,12 @@ impl Tally {
                 user: user.to_string(),
                 reason: reason.clone(),
             }),
-            Event::Barrier { .. } | Event::Retried { .. } | Event::Finished { .. } => {}
+            Event::Barrier { .. }
+            | Event::Retried { .. }
+            | Event::Paused { .. }
+            | Event::Resumed { .. }
+            | Event::Aborted { .. }
+            | Event::Finished { .. } => {}
         }
     }
 

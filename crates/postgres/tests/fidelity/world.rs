@@ -10,6 +10,7 @@ use model::table::HomeSchema;
 use postgres::classify::{Declared, classify};
 use postgres::connect::{Session, connect};
 use postgres::digest::{BatchDigest, DigestKey};
+use postgres::pace::{Limit, Pace};
 use postgres::stream::{ChangeStream, Said};
 use postgres::{apply, catalog, copy, replica, verify};
 use testbed::{Cluster, ClusterOptions};
@@ -126,7 +127,9 @@ impl World {
         let reader = copy::open(&mut reading, &self.from, users).await?;
         let tx = writing.transaction().await?;
         replica::assume(&tx).await?;
-        let copied = reader.copy(&self.from, &tx, None, u64::MAX).await?;
+        let (_limit, unbounded) = tokio::sync::watch::channel(Limit::Rate(None));
+        let mut pace = Pace::new(unbounded, Arc::default());
+        let copied = reader.copy(&self.from, &tx, &mut pace, u64::MAX).await?;
         reader.close().await?;
         tx.commit().await?;
         Ok(copied.rows)
