@@ -1,6 +1,7 @@
 //! Two databases that agree in their tables and in little else, and the real copy, stream and apply between them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
