@@ -59,6 +59,8 @@ struct Found<'a> {
     owners: Vec<(&'a str, Option<i64>)>,
     /// Some claim led to a row of which nothing is known.
     unknown: bool,
+    /// A parent that it had in the course of the transaction is nobody's who moves.
+    elsewhere: bool,
 }
 
 // === impl Ownership ===
@@ -140,6 +142,9 @@ impl Ownership {
             for pair in found.owners.windows(2) {
                 departures.extend(owner_change(table, Some(pair[0]), Some(pair[1])));
             }
+            if found.elsewhere {
+                departures.extend(owner_change(table, None, found.owners.last().copied()));
+            }
             if let [(user, Some(attempt))] = found.owners[..] {
                 owners.insert(row.clone(), (user.to_owned(), attempt));
             }
@@ -180,8 +185,8 @@ impl<'a> Resolver<'a> {
             return found.clone();
         }
         let nowhere = Found {
-            owners: Vec::new(),
             unknown: true,
+            ..Found::default()
         };
         if depth > DEPTH_MAX {
             return nowhere;
@@ -193,8 +198,8 @@ impl<'a> Resolver<'a> {
             // change here, and which the guard could not see either, we know nothing.
             let unknown = !self.present.changed.contains(row);
             return Found {
-                owners: Vec::new(),
                 unknown,
+                ..Found::default()
             };
         };
         // Stands while the claims are followed, so that a circle of them ends here.
@@ -206,6 +211,7 @@ impl<'a> Resolver<'a> {
                 Claim::Parent(parent) => {
                     let parents = self.row(parent, depth + 1);
                     found.unknown |= parents.unknown;
+                    found.elsewhere |= parents.owners.is_empty() && !parents.unknown;
                     for (user, attempt) in parents.owners {
                         found.add(user, attempt);
                     }
