@@ -36,6 +36,9 @@ ALTER TABLE happened_early ATTACH PARTITION happened_early_b FOR VALUES IN ('b')
 CREATE TABLE happened_late PARTITION OF happened FOR VALUES FROM (100) TO (200);
 CREATE TABLE happened_detail (id bigint PRIMARY KEY, v text, event_id bigint, at integer, c \"char\",
     FOREIGN KEY (event_id, at, c) REFERENCES happened ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE visit (id bigint NOT NULL, customer_id bigint NOT NULL REFERENCES customer ON DELETE CASCADE, v text,
+    UNIQUE (id, customer_id)) PARTITION BY RANGE (id);
+CREATE TABLE visit_low PARTITION OF visit FOR VALUES FROM (0) TO (100);
 INSERT INTO address SELECT u, 's' FROM generate_series(1, 12) AS u;
 INSERT INTO address_line SELECT u, 'v', u FROM generate_series(1, 12) AS u;
 INSERT INTO purchase SELECT u * 10, u, 'v', u FROM generate_series(1, 12) AS u;
@@ -79,6 +82,7 @@ fn forms() -> Vec<(&'static str, Ownership)> {
         ("remark", Ownership::Cases(cases.into())),
         ("reply", parse("remark_id -> remark")),
         ("happened", parse("customer_id")),
+        ("visit", parse("customer_id")),
         ("happened_detail", parse("(event_id, at, c) -> happened")),
     ]
 }
@@ -528,6 +532,34 @@ async fn rows_of_partitions_are_told_in_the_name_of_their_root() -> Result<()> {
             wanted,
             "{sql}"
         );
+    }
+    // Known by a unique index, which each of them has of its own.
+    admin
+        .batch_execute(
+            "CREATE TABLE visit_high PARTITION OF visit FOR VALUES FROM (100) TO (200); GRANT ALL ON visit_high TO PUBLIC",
+        )
+        .await?;
+    for id in [1, 101] {
+        for (sql, wanted) in [
+            (
+                format!("INSERT INTO visit VALUES ({id}, 1, 'n')"),
+                "visit+1",
+            ),
+            (
+                format!("UPDATE visit SET v = 'm' WHERE id = {id}"),
+                "visit~1",
+            ),
+            (format!("DELETE FROM visit WHERE id = {id}"), "visit-1"),
+        ] {
+            assert_eq!(
+                watched
+                    .changes(&app, &sql)
+                    .await
+                    .with_context(|| sql.clone())?,
+                [wanted],
+                "{sql}"
+            );
+        }
     }
     // One that comes meanwhile has the guard too.
     admin
