@@ -253,3 +253,92 @@ async fn the_zoo_moves_there_and_back_under_writers() -> Result<()> {
     ensure!(ran.code == Some(0), "{ran}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_shares_a_row_stays_and_partitions_may_come_meanwhile() -> Result<()> {
+    let (world, known) = zoo("zoo_ties").await?;
+    let source = world.admin(0).await?;
+    // Members 2 and 4 order to one address, and 6 to one of 7's, who stays; 10 has written to 11.
+    source
+        .batch_execute(
+            "INSERT INTO orders (id, member_id, address_id, v) VALUES (902, 2, 4000, 's'), (906, 6, 7000, 's');
+             INSERT INTO message VALUES (910, 10, 11, 'tied')",
+        )
+        .await?;
+    let before = rows_at(&world, 0).await?;
+    let application = world.application(0).await?;
+    let mut writers = Writers::start(
+        known.into_iter().filter(|(user, _)| *user > 20).collect(),
+        [0, 1].map(|n| world.clusters.0[n].url("shop", &world.name)),
+        3,
+        100_000_000,
+    );
+    writers.more(10).await?;
+    let partition = "CREATE TABLE event_new PARTITION OF event FOR VALUES FROM (200) TO (300);
+                     GRANT ALL ON event_new TO shop";
+    world.admin(1).await?.batch_execute(partition).await?;
+    // The copy waits for us.
+    let holding = world.admin(1).await?;
+    holding
+        .batch_execute("BEGIN; LOCK TABLE member IN EXCLUSIVE MODE")
+        .await?;
+    let moving = world.apply("domicile.toml").start()?;
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'member'::regclass AND NOT granted";
+    world.wait_for(1, waits, "1").await?;
+    source.batch_execute(partition).await?;
+    application
+        .batch_execute("INSERT INTO event VALUES (901, 250, 'n', 12, 'new')")
+        .await?;
+    for leaf in ["event_new", "event_early_b", "event_late", "event"] {
+        let refused = application
+            .batch_execute(&format!("TRUNCATE {leaf} CASCADE"))
+            .await;
+        let code = refused
+            .as_ref()
+            .err()
+            .and_then(|error| error.code())
+            .map(|code| code.code().to_owned());
+        ensure!(code.as_deref() == Some("DM409"), "{leaf}: {refused:?}");
+    }
+    holding.batch_execute("COMMIT").await?;
+    let ran = moving.end().await?;
+    writers.more(10).await?;
+    writers.stop().await?;
+    ensure!(matches!(ran.code, Some(0 | 1)), "{ran}");
+    let aside: BTreeMap<String, String> = ran.set_aside()?.into_iter().collect();
+    for (user, part) in [
+        ("2", "a row of address"),
+        ("4", "a row of address"),
+        ("6", "a row of address"),
+        ("10", "message_to_id_fkey"),
+    ] {
+        let reason = aside.get(user).cloned().unwrap_or_default();
+        ensure!(
+            reason.contains(part),
+            "user {user}: {reason:?}; all: {aside:?}"
+        );
+    }
+    let after = [rows_at(&world, 0).await?, rows_at(&world, 1).await?];
+    for user in [2, 4, 6, 10] {
+        let of = |rows: &BTreeMap<(i64, Row), Vec<String>>| -> Vec<_> {
+            rows.iter()
+                .filter(|((owner, _), _)| *owner == user)
+                .map(|(row, v)| (*row, v.clone()))
+                .collect()
+        };
+        ensure!(of(&before) == of(&after[0]), "user {user} is untouched");
+        ensure!(
+            of(&after[1]).is_empty(),
+            "nothing of user {user} is left at the target"
+        );
+        application
+            .batch_execute(&format!("UPDATE orders SET v = v WHERE member_id = {user}"))
+            .await?;
+    }
+    ensure!(
+        after[1].contains_key(&(12, ("event", 901))),
+        "the new partition's row arrived"
+    );
+    ensure!(world.value(1, "SELECT count(*) FROM event_new").await? == "1");
+    Ok(())
+}

@@ -20,6 +20,7 @@ pub mod pgoutput;
 pub mod preflight;
 pub mod propose;
 pub mod replica;
+pub mod sharing;
 pub mod slot;
 pub mod snapshot;
 pub mod stream;
