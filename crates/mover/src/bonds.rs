@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use model::UserKey;
-use postgres::{census, ties};
+use postgres::{census, sharing, ties};
 use residency::records;
 
 use crate::copier::Wanted;
@@ -14,6 +14,9 @@ use crate::route::Route;
 
 /// Who belongs to which company of users that cannot part. Users on their own are not in it.
 pub(crate) type Bonds = HashMap<UserKey, u32>;
+
+/// Users who do not come along; of those who were to, with the reason.
+type Staying = BTreeMap<UserKey, String>;
 
 /// A page of users with their companies, each company's members beside each other.
 #[derive(Debug, Default)]
@@ -35,7 +38,8 @@ pub(crate) async fn bind(
 ) -> Result<Bound> {
     let page = page.into_iter().filter(|(user, _)| !fetched.contains(user));
     let order: Vec<(UserKey, u64)> = page.collect();
-    if !ties::possible(&route.source.schema) {
+    let schema = &route.source.schema;
+    if !ties::possible(schema) && !sharing::possible(schema) {
         return Ok(Bound {
             users: order,
             ..Bound::default()
@@ -43,16 +47,24 @@ pub(crate) async fn bind(
     }
     let mut known: BTreeMap<UserKey, u64> = order.iter().cloned().collect();
     let mut found: Vec<ties::Tie> = Vec::new();
-    let mut staying: BTreeSet<UserKey> = BTreeSet::new();
+    let mut staying: Staying = Staying::new();
     let mut frontier: Vec<UserKey> = known.keys().cloned().collect();
     while !frontier.is_empty() {
-        let new = ties::of(&*desk.source, &route.source.schema, &frontier)
+        let doing = "looking who cannot part";
+        let new = ties::of(&*desk.source, schema, &frontier)
             .await
-            .at(&route.source.site, "looking who cannot part")?;
+            .at(&route.source.site, doing)?;
+        for (user, table) in sharing::shared(&*desk.source, schema, &frontier)
+            .await
+            .at(&route.source.site, doing)?
+        {
+            let reason = format!("a row of {table} belongs to another user too");
+            staying.insert(user, reason);
+        }
         let others: BTreeSet<&UserKey> = new.iter().map(|tie| &tie.other).collect();
         let strangers = others
             .into_iter()
-            .filter(|user| !known.contains_key(*user) && !staying.contains(*user));
+            .filter(|user| !known.contains_key(*user) && !staying.contains_key(*user));
         let strangers: Vec<UserKey> = strangers.cloned().collect();
         let coming = coming(route, desk, wanted, &strangers).await?;
         let there = there(route, desk, &strangers).await?;
@@ -60,7 +72,8 @@ pub(crate) async fn bind(
         fetched.extend(frontier.iter().cloned());
         known.extend(coming);
         let stay = |user: &UserKey| !known.contains_key(user) && !there.contains(user);
-        staying.extend(strangers.into_iter().filter(stay));
+        let stays = strangers.into_iter().filter(stay);
+        staying.extend(stays.map(|user| (user, String::new())));
         found.extend(new);
     }
     Ok(arrange(
@@ -82,7 +95,7 @@ pub(crate) async fn among(route: &Route, desk: &Desk, users: &[(UserKey, u64)]) 
         .await
         .at(&route.source.site, "looking who cannot part")?;
     let known: BTreeMap<UserKey, u64> = users.iter().cloned().collect();
-    let bound = arrange(users, &known, &found, &BTreeSet::new(), usize::MAX);
+    let bound = arrange(users, &known, &found, &Staying::new(), usize::MAX);
     Ok(bound.bonds)
 }
 
@@ -138,13 +151,13 @@ async fn there(route: &Route, desk: &Desk, users: &[UserKey]) -> Result<HashSet<
     Ok(lives.map(|(user, _)| user.clone()).collect())
 }
 
-/// Companies from ties. A company with a member who stays, or who shares a row, or of more than `members_max`, is set
-/// aside whole.
+/// Companies from ties. A company with a member who stays, or is tied to one who does, or of more than `members_max`, is
+/// set aside whole.
 fn arrange(
     order: &[(UserKey, u64)],
     known: &BTreeMap<UserKey, u64>,
     ties: &[ties::Tie],
-    staying: &BTreeSet<UserKey>,
+    staying: &Staying,
     members_max: usize,
 ) -> Bound {
     let mut near: HashMap<&UserKey, Vec<&ties::Tie>> = HashMap::new();
@@ -166,10 +179,11 @@ fn arrange(
         let mut at = 0;
         while let Some(user) = company.get(at).copied() {
             at += 1;
+            if let Some(reason) = staying.get(user) {
+                obstacle.get_or_insert(reason.clone());
+            }
             for tie in near.get(user).into_iter().flatten() {
-                if tie.shared {
-                    obstacle.get_or_insert(format!("tied to another user by {}", tie.by));
-                } else if staying.contains(&tie.other) {
+                if staying.contains_key(&tie.other) {
                     obstacle.get_or_insert(format!(
                         "tied by {} to a user who does not move along",
                         tie.by
@@ -215,12 +229,11 @@ mod tests {
         UserKey::new(n.to_string())
     }
 
-    fn tie(a: u32, b: u32, shared: bool) -> [ties::Tie; 2] {
+    fn tie(a: u32, b: u32) -> [ties::Tie; 2] {
         let one = |user, other| ties::Tie {
             user: key(user),
             other: key(other),
             by: "foreign key f of t".into(),
-            shared,
         };
         [one(a, b), one(b, a)]
     }
@@ -228,22 +241,13 @@ mod tests {
     fn arranged(users: &[u32], ties: &[ties::Tie], staying: &[u32]) -> Bound {
         let order: Vec<_> = users.iter().map(|n| (key(*n), 1)).collect();
         let known = order.iter().cloned().collect();
-        arrange(
-            &order,
-            &known,
-            ties,
-            &staying.iter().map(|n| key(*n)).collect(),
-            3,
-        )
+        let staying = staying.iter().map(|n| (key(*n), "shares a row".to_owned()));
+        arrange(&order, &known, ties, &staying.collect(), 3)
     }
 
     #[test]
     fn members_of_a_company_stand_together() {
-        let bound = arranged(
-            &[1, 2, 3, 4],
-            &[tie(1, 4, false), tie(4, 3, false)].concat(),
-            &[],
-        );
+        let bound = arranged(&[1, 2, 3, 4], &[tie(1, 4), tie(4, 3)].concat(), &[]);
         let order: Vec<&str> = bound.users.iter().map(|(user, _)| user.as_str()).collect();
         assert_eq!(order, ["1", "4", "3", "2"]);
         assert_eq!(bound.bonds.len(), 3);
@@ -252,11 +256,7 @@ mod tests {
 
     #[test]
     fn whoever_is_tied_to_one_who_stays_stays_with_all_his_company() {
-        let bound = arranged(
-            &[1, 2, 3],
-            &[tie(1, 2, false), tie(2, 9, false)].concat(),
-            &[9],
-        );
+        let bound = arranged(&[1, 2, 3], &[tie(1, 2), tie(2, 9)].concat(), &[9]);
         let aside: Vec<&str> = bound.aside.iter().map(|(user, _)| user.as_str()).collect();
         assert_eq!(aside, ["1", "2"]);
         assert!(bound.aside[0].1.contains("foreign key f of t"));
@@ -264,13 +264,17 @@ mod tests {
     }
 
     #[test]
-    fn who_shares_a_row_cannot_go_even_together() {
-        assert_eq!(arranged(&[1, 2], &tie(1, 2, true), &[]).aside.len(), 2);
+    fn who_shares_a_row_stays_and_so_does_his_company() {
+        let bound = arranged(&[1, 2, 3], &tie(1, 2), &[2]);
+        assert_eq!(bound.aside.len(), 2);
+        assert_eq!(bound.users, [(key(3), 1)]);
+        let alone = arranged(&[1, 2], &[], &[2]);
+        assert_eq!(alone.aside, [(key(2), "shares a row".to_owned())]);
     }
 
     #[test]
     fn a_company_bigger_than_a_batch_is_set_aside() {
-        let ties = [tie(1, 2, false), tie(2, 3, false), tie(3, 4, false)].concat();
+        let ties = [tie(1, 2), tie(2, 3), tie(3, 4)].concat();
         let bound = arranged(&[1, 2, 3, 4], &ties, &[]);
         assert!(bound.users.is_empty());
         assert!(

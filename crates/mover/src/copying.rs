@@ -42,6 +42,16 @@ pub async fn copy_chunk(
         .await
         .at(&from.site, "opening a chunk's snapshot")?;
     point("before-copy");
+    // Halved until it is one of them alone; whoever begins to share a row from now on is told by the stream.
+    if let Some((_, table)) = reader
+        .shared(&from.schema, &users)
+        .await
+        .at(&from.site, "looking for rows that several users own")?
+        .first()
+    {
+        let reason = format!("a row of {table} belongs to another user too");
+        return Ok(Outcome::Unfit(reason));
+    }
     let doing = "copying a chunk";
     let tx = transaction(target, to, doing).await?;
     offices.arrivals.hold(&tx).await.at(&to.site, doing)?;

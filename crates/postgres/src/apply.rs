@@ -341,9 +341,40 @@ async fn statement(tx: &Transaction<'_>, table: &OwnedTable, run: &[&Change]) ->
             absent,
         } => {
             let condition = matching()?;
-            let mut set = Vec::new();
-            for n in (0..columns.len()).filter(copied) {
-                if !absent.contains(&n) && (key_changes || !key.contains(&n)) {
+            let identity = |n: &usize| {
+                table
+                    .columns
+                    .iter()
+                    .any(|c| c.identity && c.name == columns[*n].name)
+            };
+            let changes = |n: &usize| !absent.contains(n) && (key_changes || !key.contains(n));
+            if (0..columns.len()).any(|n| copied(&n) && identity(&n) && changes(&n)) {
+                // No UPDATE writes a value to a column that is GENERATED ALWAYS AS IDENTITY.
+                let mut kept = vec!["v.*".to_owned()];
+                let mut names = Vec::new();
+                let mut values = Vec::new();
+                for n in (0..columns.len()).filter(copied) {
+                    names.push(name(n));
+                    if absent.contains(&n) {
+                        kept.push(format!("t.{} AS k{n}", name(n)));
+                        values.push(format!("v.k{n}"));
+                    } else {
+                        values.push(format!("{}::{}", array(n, false, of_new)?, type_of(n)));
+                    }
+                }
+                let table = table.name.sql();
+                let head = "WITH v AS (SELECT * FROM ".to_owned();
+                let tail = format!(
+                    "), gone AS (DELETE FROM {table} AS t USING v WHERE {condition} RETURNING {}) \
+                     INSERT INTO {table} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone AS v",
+                    kept.join(", "),
+                    names.join(", "),
+                    values.join(", ")
+                );
+                ("UPDATE", head, tail)
+            } else {
+                let mut set = Vec::new();
+                for n in (0..columns.len()).filter(copied).filter(changes) {
                     set.push(format!(
                         "{} = {}::{}",
                         name(n),
@@ -351,17 +382,17 @@ async fn statement(tx: &Transaction<'_>, table: &OwnedTable, run: &[&Change]) ->
                         type_of(n)
                     ));
                 }
+                if set.is_empty() {
+                    // Nothing but the key: the row must be there all the same.
+                    set.push(format!("{k} = t.{k}", k = name(key[0])));
+                }
+                let head = format!(
+                    "UPDATE {} AS t SET {} FROM ",
+                    table.name.sql(),
+                    set.join(", ")
+                );
+                ("UPDATE", head, format!(" WHERE {condition}"))
             }
-            if set.is_empty() {
-                // Nothing but the key: the row must be there all the same.
-                set.push(format!("{k} = t.{k}", k = name(key[0])));
-            }
-            let head = format!(
-                "UPDATE {} AS t SET {} FROM ",
-                table.name.sql(),
-                set.join(", ")
-            );
-            ("UPDATE", head, format!(" WHERE {condition}"))
         }
         Shape::Delete => {
             let condition = matching()?;

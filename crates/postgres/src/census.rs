@@ -345,12 +345,17 @@ impl<'a> Question<'a> {
 
     /// The users that `page` selects, with the number of their rows in all owned tables.
     fn counted(&self, page: &str) -> String {
+        let key = self.schema.users.kind.sql_type();
         let mut sql = format!(
             "WITH wanted(user_key) AS MATERIALIZED ({page}) \
              SELECT key::text, sum(n)::bigint FROM (SELECT user_key AS key, 0::bigint AS n FROM wanted"
         );
         for table in &self.schema.owned {
-            let rows = table.select(Among::Relation("wanted"), |_| "c.user_key".to_owned(), None);
+            let rows = table.select(
+                Among::Relation("wanted"),
+                |owner| format!("({owner})::{key} AS user_key"),
+                None,
+            );
             sql.push_str(&format!(
                 " UNION ALL SELECT user_key, count(*) FROM ({rows}) AS o GROUP BY user_key"
             ));

@@ -5,12 +5,13 @@
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt, pin_mut};
 use model::UserKey;
-use model::table::{HomeSchema, OwnedTable};
+use model::table::{HomeSchema, OwnedTable, TableName};
 use model::way::Among;
 use tokio_postgres::{Client, CopyInSink, IsolationLevel, Transaction};
 
 use crate::error::{Doing, Error, Result};
 use crate::pace::Pace;
+use crate::sharing;
 use crate::snapshot::Snapshot;
 
 /// PostgreSQL sends a message per row; the target gets them together, about so many bytes at a time.
@@ -83,6 +84,15 @@ impl Reader<'_> {
     /// What the chunk sees.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// The users of `who` with a row that another user owns too, each with its table.
+    pub async fn shared(
+        &self,
+        home: &HomeSchema,
+        who: &[UserKey],
+    ) -> Result<Vec<(UserKey, TableName)>> {
+        sharing::shared(&self.tx, home, who).await
     }
 
     /// Copies every owned table into `target`, where a transaction is open that writes as a replica. `pace`

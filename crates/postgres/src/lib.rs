@@ -23,6 +23,7 @@ pub mod propose;
 pub mod references;
 pub mod replica;
 pub mod shape;
+pub mod sharing;
 pub mod slot;
 pub mod snapshot;
 pub mod stream;

@@ -1,4 +1,4 @@
-//! Users who cannot part: a foreign key leads from a row of one to a row of another, or both own one row.
+//! Users who cannot part: a foreign key leads from a row of one to a row of another.
 //!
 //! A foreign key cannot hold between two databases. So users tied by one go in one batch, or not at all.
 
@@ -20,13 +20,11 @@ pub struct Tie {
     pub other: UserKey,
     /// What ties them, in words without values.
     pub by: String,
-    /// They own one row: it cannot be at two sites, nor come twice to one, so not even together can they go.
-    pub shared: bool,
 }
 
 /// Whether the schema can tie users at all.
 pub fn possible(home: &HomeSchema) -> bool {
-    tying(home).next().is_some() || sharing(home).next().is_some()
+    tying(home).next().is_some()
 }
 
 /// The foreign keys between rows that may be of two users.
@@ -35,11 +33,6 @@ fn tying(home: &HomeSchema) -> impl Iterator<Item = (&OwnedTable, &OwnedTable, &
         let (child, parent) = (home.owned(&key.child)?, home.owned(&key.parent)?);
         (!is_ownership(child, key)).then_some((child, parent, key))
     })
-}
-
-fn sharing(home: &HomeSchema) -> impl Iterator<Item = &OwnedTable> {
-    let shared = |table: &&OwnedTable| table.ways.iter().any(model::table::Way::is_shared);
-    home.owned.iter().filter(shared)
 }
 
 /// The ties between `who` and anybody, themselves included. Costs what their rows cost where the columns of the foreign
@@ -64,13 +57,8 @@ pub async fn of(
             &array,
         );
         for sql in [to, from] {
-            ties.extend(ask(client, &sql, &by, false).await?);
+            ties.extend(ask(client, &sql, &by).await?);
         }
-    }
-    for table in sharing(home) {
-        let by = format!("a row of {} that both own", table.name);
-        let sql = across((table, &table.key), (table, &table.key), &array);
-        ties.extend(ask(client, &sql, &by, true).await?);
     }
     ties.sort();
     ties.dedup();
@@ -98,7 +86,7 @@ fn across(a: (&OwnedTable, &[String]), b: (&OwnedTable, &[String]), array: &str)
     )
 }
 
-async fn ask(client: &impl GenericClient, sql: &str, by: &str, shared: bool) -> Result<Vec<Tie>> {
+async fn ask(client: &impl GenericClient, sql: &str, by: &str) -> Result<Vec<Tie>> {
     let rows = client
         .query(sql, &[])
         .await
@@ -107,7 +95,6 @@ async fn ask(client: &impl GenericClient, sql: &str, by: &str, shared: bool) -> 
         user: UserKey::new(row.get::<_, String>(0)),
         other: UserKey::new(row.get::<_, String>(1)),
         by: by.to_owned(),
-        shared,
     };
     Ok(rows.iter().map(tie).collect())
 }

@@ -15,7 +15,7 @@ mod key;
 mod side;
 
 use model::fault::{Bug, planted};
-use model::table::{HomeSchema, OwnedTable, literal, quote};
+use model::table::{HomeSchema, OwnedTable, TableName, literal, quote};
 use model::{Market, SiteName};
 
 pub use function::table_function;
@@ -204,11 +204,25 @@ pub fn function_name(table: &OwnedTable) -> String {
 pub fn attach(table: &OwnedTable, terms: &Terms<'_>) -> String {
     let mut sql = detach(table);
     if let Some(index) = &table.identity_wanted {
+        let index = TableName {
+            schema: table.name.schema.clone(),
+            name: index.clone(),
+        };
+        // Of a partitioned table's each partition has its own, which is a part of the index.
         sql.push_str(&format!(
             "
-ALTER TABLE {} REPLICA IDENTITY USING INDEX {};",
-            table.name.sql(),
-            quote(index)
+DO $identity$
+DECLARE
+    part record;
+BEGIN
+    FOR part IN SELECT x.indrelid::regclass AS relation, c.relname FROM pg_index AS x
+            JOIN pg_class AS c ON c.oid = x.indexrelid
+            WHERE x.indexrelid = {index}::regclass
+                OR x.indexrelid IN (SELECT p.relid FROM pg_partition_tree({index}::regclass) AS p) LOOP
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', part.relation, part.relname);
+    END LOOP;
+END $identity$;",
+            index = literal(&index.sql()),
         ));
     }
     let (trigger, mover) = (quote(TRIGGER), literal(terms.mover));

@@ -49,9 +49,13 @@ CREATE OR REPLACE FUNCTION domicile.keep_guard() RETURNS event_trigger LANGUAGE 
 DECLARE
     bare text;
     leaf regclass;
+    identity name;
 BEGIN
     -- A new partition has its root's row trigger already, which guards all but TRUNCATE.
-    FOR leaf IN SELECT p.relid FROM domicile.guarded AS w, pg_partition_tree(w.relation) AS p
+    FOR leaf, identity IN SELECT p.relid, (SELECT c.relname FROM pg_index AS r, pg_partition_tree(r.indexrelid) AS t
+                JOIN pg_index AS x ON x.indexrelid = t.relid JOIN pg_class AS c ON c.oid = x.indexrelid
+                WHERE r.indrelid = w.relation AND r.indisreplident AND x.indrelid = p.relid)
+            FROM domicile.guarded AS w, pg_partition_tree(w.relation) AS p
             WHERE p.isleaf AND p.relid <> w.relation AND NOT EXISTS (SELECT FROM pg_trigger AS g
                 WHERE g.tgrelid = p.relid AND g.tgname = '{TRUNCATE_TRIGGER}') LOOP
         -- This command comes here again by its own event, and may have done the rest.
@@ -59,6 +63,9 @@ BEGIN
             EXECUTE format('CREATE TRIGGER "{TRUNCATE_TRIGGER}" BEFORE TRUNCATE ON %s FOR EACH STATEMENT
                 WHEN (session_user <> %L) EXECUTE FUNCTION domicile.guard_truncate()', leaf, {mover});
             EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER "{TRUNCATE_TRIGGER}"', leaf);
+            IF identity IS NOT NULL THEN
+                EXECUTE format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', leaf, identity);
+            END IF;
         END IF;
     END LOOP;
     SELECT part.relation::regclass::text INTO bare FROM domicile.guarded AS w

@@ -63,6 +63,8 @@ struct Found<'a> {
     owners: Vec<(&'a str, Option<i64>)>,
     /// Some claim led to a row of which nothing is known.
     unknown: bool,
+    /// A parent that it had in the course of the transaction is nobody's who moves.
+    elsewhere: bool,
 }
 
 // === impl Ownership ===
@@ -154,6 +156,9 @@ impl Ownership {
             if let (true, Some(owner)) = (silent, found.owners.first()) {
                 departures.extend(owner_change(table, Some(*owner), None));
             }
+            if found.elsewhere {
+                departures.extend(owner_change(table, None, found.owners.last().copied()));
+            }
             if let [(user, Some(attempt))] = found.owners[..] {
                 owners.insert(row.clone(), (user.to_owned(), attempt));
             }
@@ -194,8 +199,8 @@ impl<'a> Resolver<'a> {
             return found.clone();
         }
         let nowhere = Found {
-            owners: Vec::new(),
             unknown: true,
+            ..Found::default()
         };
         if depth > DEPTH_MAX {
             return nowhere;
@@ -207,8 +212,8 @@ impl<'a> Resolver<'a> {
             // change here, and which the guard could not see either, we know nothing.
             let unknown = !self.present.changed.contains(row);
             return Found {
-                owners: Vec::new(),
                 unknown,
+                ..Found::default()
             };
         };
         // Stands while the claims are followed, so that a circle of them ends here.
@@ -220,6 +225,7 @@ impl<'a> Resolver<'a> {
                 Claim::Parent(parent) => {
                     let parents = self.row(parent, depth + 1);
                     found.unknown |= parents.unknown;
+                    found.elsewhere |= parents.owners.is_empty() && !parents.unknown;
                     for (user, attempt) in parents.owners {
                         found.add(user, attempt);
                     }

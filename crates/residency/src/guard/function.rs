@@ -123,10 +123,11 @@ END $guard$;
     )
 }
 
-/// Tells of each moving owner of a row that several own.
+/// Tells of each owner of a row that several own.
 fn sharers() -> String {
     format!(
         "FOR candidate_said IN SELECT e FROM jsonb_array_elements(sharers) AS e LOOP
+        EXIT WHEN jsonb_array_length(sharers) = 1;
         PERFORM pg_logical_emit_message(true, '{ROW_MESSAGE}', ((said - 'was' - 'o') || candidate_said)::text);
     END LOOP;"
     )

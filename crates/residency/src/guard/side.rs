@@ -65,9 +65,8 @@ struct Side<'a> {
 // === impl Side ===
 
 impl Side<'_> {
-    /// Reads the owner's state into `standing`.
-    fn probe(&self) -> String {
-        let owner = &self.owner;
+    /// Reads the state of the user in the variable `owner` into `standing`.
+    fn probe(&self, owner: &str) -> String {
         // A user without a record is the common case at the origin: spare him the call.
         let adopted = match (self.terms.is_origin(), self.terms.mark) {
             (true, Some(mark)) => {
@@ -115,7 +114,7 @@ impl Side<'_> {
                 {admit}
             END IF;
         END IF;",
-            probe = self.probe(),
+            probe = self.probe(owner),
         );
         // A user who is being created was admitted by writing his record.
         if is_user_table && row == "NEW" {
@@ -170,7 +169,7 @@ impl Side<'_> {
             points = filled(row, &first.columns),
             look = self.look(ways, owner, ""),
             nowhere = self.nowhere(ways),
-            probe = self.probe(),
+            probe = self.probe(owner),
             locking = self.look(ways, owner, " FOR SHARE"),
             again = self.look(ways, "again", ""),
         )
@@ -216,27 +215,29 @@ impl Side<'_> {
         format!(
             "IF {points} THEN
             FOR candidate IN SELECT DISTINCT s.o FROM ({owners}) AS s WHERE s.o IS NOT NULL LOOP
-                {owner} := candidate;
+                held := NULL;
                 {probe}
                 IF standing IS DISTINCT FROM 'settled' THEN
                     IF standing = 'moving' THEN
                         {locks}
                     END IF;
-                    held := domicile.admit({owner});
-                    IF NOT EXISTS (SELECT 1 FROM ({owners}) AS s WHERE s.o = {owner}) THEN
+                    held := domicile.admit(candidate);
+                    IF NOT EXISTS (SELECT 1 FROM ({owners}) AS s WHERE s.o = candidate) THEN
                         RAISE EXCEPTION 'the row changed hands; try again' USING ERRCODE = '40001';
                     END IF;
-                    IF held IS NOT NULL THEN
-                        {prefix}_attempt := held;
-                        sharers := sharers || jsonb_build_array(jsonb_build_object('u', {owner}::text, 'a', held));
-                    END IF;
                 END IF;
+                -- Of several owners one who moves speaks for the row; the others are told besides.
+                IF {owner} IS NULL OR held IS NOT NULL THEN
+                    {owner} := candidate;
+                    {prefix}_attempt := held;
+                END IF;
+                sharers := sharers || jsonb_build_array(jsonb_build_object('u', candidate::text, 'a', held));
             END LOOP;
             {maybe}
         END IF;",
             points = filled(row, &first.columns),
             owners = owners.join(" UNION ALL "),
-            probe = self.probe(),
+            probe = self.probe("candidate"),
             locks = locks.join(" "),
         )
     }

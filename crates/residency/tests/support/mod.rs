@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod watched;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -62,6 +64,8 @@ pub struct Shape {
     pub extra: &'static str,
     /// Tables of `extra`, with what owns their rows.
     pub extra_tables: &'static [(&'static str, &'static str)],
+    /// Tables of `extra` with declarations that are more than a text.
+    pub extra_forms: fn() -> Vec<(&'static str, Ownership)>,
     /// Users who stand in the user table at adoption.
     pub users: i64,
 }
@@ -75,6 +79,7 @@ impl Default for Shape {
             foreign_key: "",
             extra: "",
             extra_tables: &[],
+            extra_forms: Vec::new,
             users: 12,
         }
     }
@@ -308,6 +313,9 @@ pub async fn read_home(session: &Client, shape: &Shape) -> Result<HomeSchema> {
     let mut tables = BTreeMap::new();
     for (table, owner) in usual.iter().chain(shape.extra_tables) {
         tables.insert((*table).to_owned(), Ownership::parse(owner)?);
+    }
+    for (table, owner) in (shape.extra_forms)() {
+        tables.insert(table.to_owned(), owner);
     }
     let declared = Declared {
         user_table: "customer".into(),
