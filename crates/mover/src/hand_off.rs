@@ -10,7 +10,7 @@ use model::{Attempt, BatchId, Epoch, MoveId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
 use postgres::lsn::Lsn;
-use postgres::verify;
+use postgres::{plans, verify};
 use residency::journal::{self, Departure};
 use residency::records::{self, Change};
 use residency::{entries, fence};
@@ -293,7 +293,9 @@ async fn digest(
     let source = &route.source;
     let doing = "verifying a batch";
     let tx = transaction(session, source, doing).await?;
-    verify::prefer_indexes(&tx).await.at(&source.site, doing)?;
+    plans::by_index(&tx, &source.schema)
+        .await
+        .at(&source.site, doing)?;
     let digest = verify::digest(&tx, &source.schema, users, key)
         .await
         .at(&source.site, doing)?;

@@ -11,6 +11,7 @@ use model::table::{HomeSchema, OwnedTable};
 use tokio_postgres::{Client, CopyInSink, IsolationLevel, Transaction};
 
 use crate::error::{Doing, Error, Result};
+use crate::plans;
 use crate::snapshot::Snapshot;
 
 /// PostgreSQL sends a message per row; the target gets them together, about so many bytes at a time.
@@ -68,6 +69,7 @@ pub async fn open<'a>(
         .start()
         .await
         .doing(doing)?;
+    plans::by_index(&tx, home).await?;
     let text: String = tx
         .query_one("SELECT pg_current_snapshot()::text", &[])
         .await

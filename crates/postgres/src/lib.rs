@@ -17,6 +17,7 @@ mod error;
 pub mod foreign_keys;
 pub mod lsn;
 pub mod pgoutput;
+pub mod plans;
 pub mod preflight;
 pub mod propose;
 pub mod replica;

@@ -17,17 +17,6 @@ use crate::digest::{BatchDigest, DigestKey, RowHasher, TableDigest};
 use crate::error::{Doing, Result};
 use crate::users;
 
-/// Makes the rest of `tx` find the rows of a batch by index, where there is one.
-///
-/// A batch is some dozens of users among any number, and a target's tables are seldom analysed while rows pour in: the
-/// planner then reads them whole, again and again, while users wait. Without an index it still may. JIT is off
-/// because the penalty on reading a whole table would trigger it.
-pub async fn prefer_indexes(tx: &Transaction<'_>) -> Result<()> {
-    tx.batch_execute("SET LOCAL enable_seqscan = off; SET LOCAL jit = off")
-        .await
-        .doing("preparing to verify a batch")
-}
-
 /// The digest of all rows of `who`, table by table.
 pub async fn digest(
     tx: &Transaction<'_>,
