@@ -127,9 +127,9 @@ impl Running {
             let mut peak: f64 = 0.0;
             let status: ExitStatus = loop {
                 peak = cost::peak_mib(pid).unwrap_or(0.0).max(peak);
-                match tokio::time::timeout(LOOK_EVERY, self.child.wait()).await {
-                    Ok(status) => break status?,
-                    Err(_) => {}
+                let ended = tokio::time::timeout(LOOK_EVERY, self.child.wait()).await;
+                if let Ok(status) = ended {
+                    break status?;
                 }
             };
             anyhow::Ok((status, self.began.elapsed(), peak))
