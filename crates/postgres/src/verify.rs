@@ -113,7 +113,7 @@ fn select(columns: &[Column], alias: &str) -> String {
 fn belongs(home: &HomeSchema, table: &OwnedTable, who: &[UserKey]) -> String {
     let among = format!("= ANY ({})", users::array(home.users.kind, who));
     let mut condition = String::new();
-    let mut open = 0;
+    let mut ends = String::new();
     let mut alias = String::from("v");
     for (n, hop) in table.owner.hops.iter().enumerate() {
         let row = |alias: &str, columns: &[String]| {
@@ -124,17 +124,23 @@ fn belongs(home: &HomeSchema, table: &OwnedTable, who: &[UserKey]) -> String {
             format!("({})", all.join(", "))
         };
         let parent = format!("v{n}");
+        // As an array where that can be: the parents' keys come first, and then the rows by index, whatever the planner
+        // thinks of tables without statistics (a semi-join that it turned round took 9 s, this takes 0.13).
+        let (among, end) = match hop.columns.len() {
+            1 => ("= ANY (ARRAY", "))"),
+            _ => ("IN ", ")"),
+        };
         condition.push_str(&format!(
-            "{} IN (SELECT {} FROM {} AS {parent} WHERE ",
+            "{} {among}(SELECT {} FROM {} AS {parent} WHERE ",
             row(&alias, &hop.columns),
             row(&parent, &hop.parent_columns).trim_matches(['(', ')']),
             hop.parent.sql(),
         ));
-        open += 1;
+        ends.push_str(end);
         alias = parent;
     }
     condition.push_str(&format!("{alias}.{} {among}", quote(&table.owner.column)));
-    condition.push_str(&")".repeat(open));
+    condition.push_str(&ends);
     condition
 }
 
