@@ -20,3 +20,8 @@ prop:
 # The whole story on this machine
 demo:
     cargo run --release -p domicile -- demo
+
+# What a move costs beside what one would use instead: rows, link, gateway, objects, messages or all
+bench what="all" *options:
+    cargo build --release -p domicile
+    cargo run --release -p bench -- {{what}} {{options}}

@@ -8,7 +8,7 @@ use model::{BatchId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
 use postgres::shape::Shape;
-use postgres::{census, foreign_keys, verify};
+use postgres::{census, foreign_keys, plans, verify};
 use residency::records::{self, Change};
 use residency::{decisions, entries, inbound};
 use serde_json::{Map, Value, json};
@@ -68,7 +68,7 @@ pub async fn accept(
     let (office, prepared, records, standing, chunk, spoilt) = tokio::join!(
         biased;
         offices.arrivals.hold(&tx),
-        verify::prefer_indexes(&tx),
+        plans::by_index(&tx, &target.schema),
         records::lock(&tx, target.kind(), &users),
         decisions::standing(&tx, &route.service, &offer.handoff.batch),
         inbound::lock(&tx, source, offer.handoff.attempt),

@@ -281,7 +281,9 @@ impl Follower {
         let mut gathered = Gathered::default();
         gathered.add(first);
         while gathered.bytes < FLUSH_BYTES {
-            let Some(said) = self.stream.next().now_or_never() else {
+            // Outside the task's budget: at its end what is there would look as if it were not, and every hundred
+            // words of the stream would cost a transaction of their own.
+            let Some(said) = tokio::task::unconstrained(self.stream.next()).now_or_never() else {
                 break;
             };
             gathered.add(said.at(&self.route.source.site, "reading the change stream")?);
@@ -394,12 +396,14 @@ impl Follower {
         let (source, target) = (&route.source.site, &route.target);
         let doing = "applying changes";
         let mut tx = transaction(&mut self.session, target, doing).await?;
-        self.offices
-            .arrivals
-            .hold(&tx)
-            .await
-            .at(&target.site, doing)?;
-        replica::assume(&tx).await.at(&target.site, doing)?;
+        // Sent together; the server takes them in this order.
+        let (held, assumed) = tokio::join!(
+            biased;
+            self.offices.arrivals.hold(&tx),
+            replica::assume(&tx),
+        );
+        held.at(&target.site, doing)?;
+        assumed.at(&target.site, doing)?;
         for work in &work {
             let upto = work.upto();
             let moved = planted(Bug::PositionApart)
@@ -418,16 +422,17 @@ impl Follower {
                 }
             }
             if self.chunks[&work.attempt].snapshot.is_none() {
-                for portion in work.portions.iter().filter(|p| !p.changes.is_empty()) {
-                    let spooled = Spooled {
+                let portions = work.portions.iter().filter(|p| !p.changes.is_empty());
+                let spooled: Vec<Spooled> = portions
+                    .map(|portion| Spooled {
                         xid: portion.xid,
                         commit_lsn: portion.commit_lsn.0,
                         changes: write_changes(&portion.changes),
-                    };
-                    inbound::spool(&tx, source, work.attempt, &spooled)
-                        .await
-                        .at(&target.site, doing)?;
-                }
+                    })
+                    .collect();
+                inbound::spool(&tx, source, work.attempt, &spooled)
+                    .await
+                    .at(&target.site, doing)?;
             } else {
                 let changes: Vec<Change> = work
                     .portions
@@ -520,20 +525,22 @@ async fn apply_changes(
         .collect();
     users.sort();
     users.dedup();
-    let held: HashSet<UserKey> =
-        records::hold_those(tx, target.kind(), &users, "arriving", attempt)
-            .await
-            .at(&target.site, doing)?
-            .into_iter()
-            .collect();
+    let (held, spoilt) = tokio::join!(
+        biased;
+        records::hold_those(tx, target.kind(), &users, "arriving", attempt),
+        inbound::spoilt(tx, source, attempt),
+    );
+    let held: HashSet<UserKey> = held.at(&target.site, doing)?.into_iter().collect();
     let mut out: HashSet<UserKey> = users
         .into_iter()
         .filter(|user| !held.contains(user))
         .collect();
-    let spoilt = inbound::spoilt(tx, source, attempt)
-        .await
-        .at(&target.site, doing)?;
-    out.extend(spoilt.into_iter().map(|(user, _)| user));
+    out.extend(
+        spoilt
+            .at(&target.site, doing)?
+            .into_iter()
+            .map(|(user, _)| user),
+    );
     let newly = apply::apply(tx, &target.schema, &changes, &out)
         .await
         .at(&target.site, doing)?;

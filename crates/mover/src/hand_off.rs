@@ -11,7 +11,7 @@ use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
 use postgres::lsn::Lsn;
 use postgres::shape::Shape;
-use postgres::verify;
+use postgres::{plans, verify};
 use residency::journal::{self, Departure};
 use residency::records::{self, Change};
 use residency::{entries, fence};
@@ -308,7 +308,9 @@ async fn digest(
     let source = &route.source;
     let doing = "verifying a batch";
     let tx = transaction(session, source, doing).await?;
-    verify::prefer_indexes(&tx).await.at(&source.site, doing)?;
+    plans::by_index(&tx, &source.schema)
+        .await
+        .at(&source.site, doing)?;
     // The shape second: once their rows were read, the tables cannot change before the transaction ends.
     let (digest, now) = tokio::join!(
         biased;

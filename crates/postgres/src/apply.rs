@@ -188,11 +188,12 @@ struct Run<'a> {
 
 /// The changes of one table, put together to statements that are to run in this order. Changes of one row keep the
 /// stream's order and never share a statement; changes of different rows commute, but for a unique value that one
-/// leaves and another takes: such a statement fails, and everything is done again one by one.
+/// leaves and another takes: such a statement fails, and everything is done again one by one. Of updates of one row
+/// that follow each other only the last is there: it says all that the row then holds.
 fn runs<'a>(changes: &[&'a Change]) -> Vec<Vec<&'a Change>> {
     let mut runs: Vec<Run<'a>> = Vec::new();
-    // The first run that a change of this row may join.
-    let mut free_from: HashMap<Vec<Option<&'a [u8]>>, usize> = HashMap::new();
+    // Where the last change of a row stands: its run, and its place there.
+    let mut last: HashMap<Vec<Option<&'a [u8]>>, (usize, usize)> = HashMap::new();
     // Nothing goes before this run.
     let mut floor = 0;
     for change in changes {
@@ -213,8 +214,18 @@ fn runs<'a>(changes: &[&'a Change]) -> Vec<Vec<&'a Change>> {
             floor = runs.len();
             continue;
         }
-        let from = free_from.entry(key_of(change)).or_default();
-        let first = (*from).max(floor);
+        let before = last.get(&key_of(change)).copied();
+        if let Some((run, place)) = before
+            && run >= floor
+            && runs[run].shape == shape
+            && matches!(shape, Shape::Update { .. })
+            && runs[run].changes[place].relation == change.relation
+        {
+            let before = std::mem::replace(&mut runs[run].changes[place], change);
+            runs[run].bytes = runs[run].bytes + change.bytes() - before.bytes();
+            continue;
+        }
+        let first = before.map_or(0, |(run, _)| run + 1).max(floor);
         let fits = |run: &Run<'_>| {
             run.changes.len() < RUN_MAX
                 && run.bytes < RUN_BYTES_MAX
@@ -234,7 +245,7 @@ fn runs<'a>(changes: &[&'a Change]) -> Vec<Vec<&'a Change>> {
         };
         runs[at].changes.push(change);
         runs[at].bytes += change.bytes();
-        *from = at + 1;
+        last.insert(key_of(change), (at, runs[at].changes.len() - 1));
     }
     runs.into_iter().map(|run| run.changes).collect()
 }

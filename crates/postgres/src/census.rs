@@ -84,6 +84,7 @@ pub async fn users_page(
     limit: u32,
 ) -> Result<Vec<(UserKey, u64)>, ReadError> {
     let question = Question::begin(client, schema, origin).await?;
+    question.by_index().await?;
     let markets: Vec<&str> = markets.iter().map(Market::as_str).collect();
     let after = after.map(UserKey::as_str);
     let sql = question.page(after.is_some());
@@ -140,6 +141,7 @@ pub async fn users_listed(
     let kind = schema.users.kind;
     let keys = acceptable(kind, keys);
     let question = Question::begin(client, schema, false).await?;
+    question.by_index().await?;
     let page = format!(
         "SELECT u.key FROM {users} AS u{record} WHERE u.key = ANY($1::text[]::{key}[]) AND {lives}",
         users = question.users(),
@@ -252,6 +254,14 @@ impl<'a> Question<'a> {
             installed,
             origin,
         })
+    }
+
+    /// From now on finds the rows of some users among everybody's by index.
+    async fn by_index(&self) -> Result<(), ReadError> {
+        self.snapshot
+            .batch_execute(&crate::plans::statement(self.schema))
+            .await
+            .map_err(ReadError::of("how users' rows are found"))
     }
 
     async fn ask(

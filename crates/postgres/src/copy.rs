@@ -11,6 +11,7 @@ use tokio_postgres::{Client, CopyInSink, IsolationLevel, Transaction};
 
 use crate::error::{Doing, Error, Result};
 use crate::pace::Pace;
+use crate::plans;
 use crate::sharing;
 use crate::snapshot::Snapshot;
 
@@ -69,6 +70,7 @@ pub async fn open<'a>(
         .start()
         .await
         .doing(doing)?;
+    plans::by_index(&tx, home).await?;
     let text: String = tx
         .query_one("SELECT pg_current_snapshot()::text", &[])
         .await

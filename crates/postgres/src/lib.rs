@@ -18,6 +18,7 @@ pub mod foreign_keys;
 pub mod lsn;
 pub mod pace;
 pub mod pgoutput;
+pub mod plans;
 pub mod preflight;
 pub mod propose;
 pub mod references;

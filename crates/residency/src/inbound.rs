@@ -3,6 +3,7 @@
 
 use model::{Attempt, KeyKind, SiteName, UserKey};
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
 
 use crate::Result;
 use crate::error::Doing;
@@ -131,10 +132,15 @@ pub async fn advance(
     to: u64,
 ) -> Result<bool> {
     let done = tx
-        .execute(
+        .execute_typed(
             "UPDATE domicile.inbound SET position = '0/0'::pg_lsn + $4::bigint::numeric \
              WHERE source = $1 AND attempt = $2 AND position = '0/0'::pg_lsn + $3::bigint::numeric",
-            &[&source.as_str(), &attempt.0, &(from as i64), &(to as i64)],
+            &[
+                (&source.as_str(), Type::TEXT),
+                (&attempt.0, Type::INT8),
+                (&(from as i64), Type::INT8),
+                (&(to as i64), Type::INT8),
+            ],
         )
         .await
         .doing("recording a chunk's position")?;
@@ -169,22 +175,27 @@ pub struct Spooled {
     pub changes: Vec<u8>,
 }
 
-/// Appends to the spool of an attempt.
+/// Appends transactions to the spool of an attempt, in their order.
 pub async fn spool(
     tx: &impl GenericClient,
     source: &SiteName,
     attempt: Attempt,
-    spooled: &Spooled,
+    spooled: &[Spooled],
 ) -> Result<()> {
-    tx.execute(
+    let xids: Vec<i64> = spooled.iter().map(|s| i64::from(s.xid)).collect();
+    let positions: Vec<i64> = spooled.iter().map(|s| s.commit_lsn as i64).collect();
+    let changes: Vec<&[u8]> = spooled.iter().map(|s| s.changes.as_slice()).collect();
+    tx.execute_typed(
         "INSERT INTO domicile.spool (source, attempt, xid, commit_lsn, change) \
-         VALUES ($1, $2, $3, '0/0'::pg_lsn + $4::bigint::numeric, $5)",
+         SELECT $1, $2, xid, '0/0'::pg_lsn + position::numeric, change \
+         FROM unnest($3::bigint[], $4::bigint[], $5::bytea[]) WITH ORDINALITY AS s(xid, position, change, n) \
+         ORDER BY s.n",
         &[
-            &source.as_str(),
-            &attempt.0,
-            &i64::from(spooled.xid),
-            &(spooled.commit_lsn as i64),
-            &spooled.changes,
+            (&source.as_str(), Type::TEXT),
+            (&attempt.0, Type::INT8),
+            (&xids, Type::INT8_ARRAY),
+            (&positions, Type::INT8_ARRAY),
+            (&changes, Type::BYTEA_ARRAY),
         ],
     )
     .await
@@ -260,9 +271,9 @@ pub async fn spoilt(
     attempt: Attempt,
 ) -> Result<Vec<(UserKey, String)>> {
     let rows = tx
-        .query(
+        .query_typed(
             "SELECT user_key::text, reason FROM domicile.spoilt WHERE source = $1 AND attempt = $2",
-            &[&source.as_str(), &attempt.0],
+            &[(&source.as_str(), Type::TEXT), (&attempt.0, Type::INT8)],
         )
         .await
         .doing("reading changes that could not be applied")?;

@@ -4,6 +4,7 @@ use handoff::record::{Event, Kept, Resident, State, step};
 use model::fault::{Bug, planted};
 use model::{Attempt, BatchId, Epoch, KeyKind, SiteName, UserKey};
 use serde_json::{Value, json};
+use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Row};
 
 use crate::error::Doing;
@@ -455,14 +456,18 @@ pub async fn hold_those(
 ) -> Result<Vec<UserKey>> {
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
     let held = tx
-        .query(
+        .query_typed(
             &format!(
                 "SELECT user_key::text FROM domicile.resident \
                  WHERE user_key = ANY ($1::text[]::{}[]) AND state = $2 AND attempt = $3 \
                  ORDER BY user_key FOR SHARE",
                 kind.sql_type()
             ),
-            &[&keys, &state, &attempt.0],
+            &[
+                (&keys, Type::TEXT_ARRAY),
+                (&state, Type::TEXT),
+                (&attempt.0, Type::INT8),
+            ],
         )
         .await
         .doing("holding residency records")?;

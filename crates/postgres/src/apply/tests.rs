@@ -95,7 +95,7 @@ proptest! {
         let changes = history(&wishes);
         let all: Vec<&Change> = changes.iter().collect();
         let runs = runs(&all);
-        prop_assert_eq!(runs.iter().map(Vec::len).sum::<usize>(), changes.len());
+        prop_assert!(runs.iter().map(Vec::len).sum::<usize>() <= changes.len());
         prop_assert_eq!(outcome(runs.iter().flatten().copied()), outcome(&changes));
         for run in &runs {
             let keys: HashSet<_> = run.iter().map(|change| key_of(change)).collect();
@@ -113,4 +113,16 @@ fn changes_of_different_rows_take_one_statement_for_each_kind() {
     let all: Vec<&Change> = changes.iter().collect();
     let lengths: Vec<usize> = runs(&all).iter().map(Vec::len).collect();
     assert_eq!(lengths, [10, 5, 5]);
+}
+
+#[test]
+fn a_row_that_is_updated_again_and_again_is_updated_once() {
+    let mut wishes = vec![(1, 0, 0), (2, 0, 0)];
+    wishes.extend((0..50).map(|n| (1 + n % 2, 2, 0)));
+    let changes = history(&wishes);
+    let all: Vec<&Change> = changes.iter().collect();
+    let runs = runs(&all);
+    let lengths: Vec<usize> = runs.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [2, 2]);
+    assert_eq!(outcome(runs.iter().flatten().copied()), outcome(&changes));
 }
