@@ -86,11 +86,13 @@ impl Condition {
 
     /// The columns that it looks at.
     pub fn columns(&self) -> Vec<&String> {
-        let of = |test| match test {
-            &Test::Holds(ref comparison) => vec![&comparison.column],
-            &Test::Filled(ref columns) => columns.iter().collect(),
-            &Test::Not(ref condition) => condition.columns(),
-        };
+        fn of(test: &Test) -> Vec<&String> {
+            match test {
+                Test::Holds(comparison) => vec![&comparison.column],
+                Test::Filled(columns) => columns.iter().collect(),
+                Test::Not(condition) => condition.columns(),
+            }
+        }
         self.0.iter().flat_map(of).collect()
     }
 }
