@@ -594,3 +594,93 @@ async fn rows_of_partitions_are_told_in_the_name_of_their_root() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_row_is_told_with_its_owner_while_another_hand_points_it_elsewhere() -> Result<()> {
+    let watched = Watched::new(shape()).await?;
+    let (site, admin) = (&watched.site, watched.site.session("postgres").await?);
+    let (writer, other) = (site.app().await?, site.app().await?);
+    let waiter = support::pid(&writer).await?;
+    for level in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+        // Purchase 10 of user 1, who moves, points at address 1; it is to go to 3, who stays, or to point elsewhere.
+        for (elsewhere, write) in [
+            (
+                "UPDATE purchase SET address_id = NULL WHERE id = 10",
+                "UPDATE address SET street = 'late' WHERE id = 1",
+            ),
+            (
+                "UPDATE purchase SET customer_id = 3 WHERE id = 10",
+                "UPDATE address SET street = 'late' WHERE id = 1",
+            ),
+            (
+                "UPDATE purchase SET customer_id = 3 WHERE id = 10",
+                "UPDATE address_line SET v = 'late' WHERE id = 1",
+            ),
+            (
+                "UPDATE purchase SET customer_id = 3 WHERE id = 10",
+                "UPDATE remark SET v = 'late' WHERE id = 1",
+            ),
+            (
+                "UPDATE purchase SET customer_id = 3 WHERE id = 10",
+                "UPDATE ticket_line SET v = 'late' WHERE id = 1",
+            ),
+        ] {
+            // At READ COMMITTED the writer may find the new owner when it has waited, and write for him.
+            let handed = level == "READ COMMITTED" && elsewhere.contains("customer_id");
+            other.batch_execute(&format!("BEGIN; {elsewhere}")).await?;
+            writer
+                .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}"))
+                .await?;
+            let both = async {
+                let waits = format!(
+                    "SELECT count(*) FROM pg_stat_activity WHERE pid = {waiter} AND wait_event_type = 'Lock'"
+                );
+                support::until(&admin, "the writer waits", &waits).await?;
+                other.batch_execute("COMMIT").await?;
+                anyhow::Ok(())
+            };
+            let (said, waited) = tokio::join!(support::outcome(&writer, write), both);
+            waited.with_context(|| format!("{level}: {elsewhere}: {write}: {said}"))?;
+            writer.batch_execute("ROLLBACK").await?;
+            ensure!(
+                said == "40001" || said == "ok" && handed,
+                "{level}: {elsewhere}: {write}: {said}"
+            );
+            // The other hand comes second: it waits for the writer, and the stream has both.
+            admin
+                .batch_execute("UPDATE purchase SET customer_id = 1, address_id = 1 WHERE id = 10")
+                .await?;
+            watched.transactions().await?;
+            writer
+                .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; {write}"))
+                .await?;
+            let second = support::pid(&other).await?;
+            let both = async {
+                let waits = format!(
+                    "SELECT count(*) FROM pg_stat_activity WHERE pid = {second} AND wait_event_type = 'Lock'"
+                );
+                support::until(&admin, "the other waits", &waits).await?;
+                writer.batch_execute("COMMIT").await?;
+                anyhow::Ok(())
+            };
+            let (said, waited) = tokio::join!(support::outcome(&other, elsewhere), both);
+            waited.with_context(|| format!("{level}: {write}: {elsewhere}: {said}"))?;
+            ensure!(said == "ok", "{level}: {write}: {elsewhere}: {said}");
+            let found = watched.transactions().await?;
+            let written = found
+                .iter()
+                .flat_map(|t| &t.changes)
+                .any(|change| change.user == "1");
+            let sent_back = found.iter().flat_map(|t| &t.departures).count();
+            ensure!(
+                written && sent_back > 0,
+                "{level}: {write}, then {elsewhere}: {found:?}"
+            );
+            admin
+                .batch_execute("UPDATE purchase SET customer_id = 1, address_id = 1 WHERE id = 10")
+                .await?;
+            watched.transactions().await?;
+        }
+    }
+    Ok(())
+}
