@@ -84,6 +84,12 @@ impl Condition {
         tests.collect::<Vec<_>>().join(" AND ")
     }
 
+    /// The condition without what rules other alternatives out: what the alternative asks for by itself.
+    pub fn alone(&self) -> Self {
+        let own = self.0.iter().filter(|test| !matches!(test, Test::Not(_)));
+        Self(own.cloned().collect())
+    }
+
     /// The columns that it looks at.
     pub fn columns(&self) -> Vec<&String> {
         fn of(test: &Test) -> Vec<&String> {
@@ -255,6 +261,21 @@ impl OwnedTable {
             )
         });
         arms.collect::<Vec<_>>().join(" UNION ALL ")
+    }
+
+    /// Whether a row may lead to several users, of whom the first that applies is the owner.
+    pub fn may_name_two(&self) -> bool {
+        let excludes = |way: &Way| way.when[0].alone() != way.when[0];
+        self.ways.iter().any(excludes)
+    }
+
+    /// Everybody to whom a row called `row` leads by any of its ways, whichever of them decides; as [`owners_of`](Self::owners_of).
+    pub fn everybody_of(&self, row: &str) -> String {
+        let mut every = self.clone();
+        for way in &mut every.ways {
+            way.when[0] = way.when[0].alone();
+        }
+        every.owners_of(row)
     }
 
     /// The owners of one row called `row`, as arms of a query with a single column; none of a way without hops.

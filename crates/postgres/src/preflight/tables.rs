@@ -21,6 +21,7 @@ pub(super) async fn look(
     owners(client, expect, findings).await?;
     replacers(client, expect, findings).await?;
     strays(expect, findings);
+    two_users(client, expect, findings).await?;
     market(client, expect, findings).await
 }
 
@@ -223,6 +224,45 @@ fn strays(expect: &Expectation<'_>, findings: &mut Findings<'_>) {
             );
         }
     }
+}
+
+/// Rows that lead to two users go with the one that the declaration puts first: the other is told of, never in silence.
+async fn two_users(
+    client: &Client,
+    expect: &Expectation<'_>,
+    findings: &mut Findings<'_>,
+) -> Result<(), ReadError> {
+    let tables = expect.schema.owned.iter();
+    for table in tables.filter(|table| table.may_name_two()) {
+        let sql = format!(
+            "SELECT count(*) FROM {} AS t CROSS JOIN LATERAL ({}) AS w(k) \
+             WHERE EXISTS (SELECT FROM ({}) AS o(k) WHERE o.k <> w.k)",
+            table.name.sql(),
+            table.owners_of("t"),
+            table.everybody_of("t"),
+        );
+        let row = match client.query_one(&sql, &[]).await {
+            Ok(row) => row,
+            // A right that is missing is named where rights are looked at.
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => continue,
+            Err(error) => return Err(ReadError::of(format!("table {}", table.name))(error)),
+        };
+        let rows: i64 = row.get(0);
+        if rows > 0 {
+            findings.warning(
+                format!(
+                    "{rows} rows of {} lead to two users: they go with the first in the order of its declaration, and \
+                     the other keeps nothing of them",
+                    table.name
+                ),
+                format!(
+                    "if that is not meant, put the ways of {} into another order, or give each user a row of his own",
+                    table.name
+                ),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The market's expression is the operator's; the server alone can say whether it is one.

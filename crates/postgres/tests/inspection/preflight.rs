@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use model::ownership::Ownership;
 use model::table::HomeSchema;
 use model::{ServiceName, SiteName};
 use postgres::catalog::Catalog;
@@ -107,6 +108,28 @@ async fn an_installed_database_has_no_blocker() -> Result<()> {
         Level::Blocker,
         "the guard stands against role postgres",
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_that_lead_to_two_users_are_counted() -> Result<()> {
+    let cluster = cluster("pairs").await?;
+    let tables = "CREATE TABLE person (id int PRIMARY KEY, land text NOT NULL);
+        CREATE TABLE sale (id int PRIMARY KEY, person_id int REFERENCES person);
+        CREATE TABLE deal (id int PRIMARY KEY, buyer_id int, sale_id int REFERENCES sale);
+        INSERT INTO person VALUES (1, 'CN'), (2, 'IN');
+        INSERT INTO sale VALUES (1, 1), (2, 2);
+        INSERT INTO deal VALUES (1, 1, NULL), (2, 1, 1), (3, 1, 2), (4, NULL, 2), (5, 2, 1)";
+    let session = database(&cluster, "pairs", tables).await?;
+    let mut pairs = declared("person", "id", Some("land"), &[("sale", "person_id")]);
+    pairs.tables.insert(
+        "deal".to_owned(),
+        Ownership::parse_first(&["buyer_id".to_owned(), "sale_id -> sale".to_owned()])?,
+    );
+    let read = schema(&session, &pairs).await?;
+    let findings = look_at(&session, &read, LOOK).await?;
+    let told = "2 rows of deal lead to two users";
+    assert_found(&findings, Level::Warning, told);
     Ok(())
 }
 
