@@ -45,6 +45,9 @@ async fn hold(world: &World) -> Result<Client> {
     Ok(client)
 }
 
+/// The enrolment's barrier has begun: a transaction that begins now is not waited for.
+const AT_BARRIER: &str = "SELECT count(*) FROM domicile.activity \
+    WHERE doing ->> 'copying' = 'enrolling' AND jsonb_array_length(doing -> 'barrier' -> 'who') > 0";
 const MOVING: &str = "SELECT count(*) FROM domicile.resident WHERE state = 'moving'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,6 +151,7 @@ async fn a_row_that_grows_over_the_limit_during_a_move_keeps_its_user() -> Resul
     let early = hold(&world).await?;
     let moving = world.program(APPLY).start()?;
     world.wait_for(0, MOVING, "6").await?;
+    world.wait_for(0, AT_BARRIER, "1").await?;
     // From now on no batch can be closed, and the stream goes on.
     let late = world.admin(0).await?;
     late.batch_execute("BEGIN; UPDATE person SET age = 2 WHERE land = 'IN'")
@@ -211,6 +215,7 @@ async fn at_the_cap_of_the_log_the_move_ends_and_keeps_nothing_back() -> Result<
     let early = hold(&world).await?;
     let moving = world.program(APPLY).start()?;
     world.wait_for(0, MOVING, "6").await?;
+    world.wait_for(0, AT_BARRIER, "1").await?;
     // A transaction that writes and stays open keeps the log back, and the batch as well.
     let late = world.admin(0).await?;
     late.batch_execute("BEGIN; UPDATE person SET age = 2 WHERE id = 1")
