@@ -70,9 +70,7 @@ pub async fn open<'a>(
         .start()
         .await
         .doing(doing)?;
-    if plans::are_few(&tx, home, users.len()).await? {
-        plans::by_index(&tx, home).await?;
-    }
+    plans::by_index(&tx, home).await?;
     let text: String = tx
         .query_one("SELECT pg_current_snapshot()::text", &[])
         .await
