@@ -220,6 +220,8 @@ struct Pages<'a> {
     wanted: &'a Wanted,
     after: Option<UserKey>,
     at: usize,
+    /// Everybody is listed.
+    listed: bool,
 }
 
 // === impl Pages ===
@@ -230,6 +232,7 @@ impl<'a> Pages<'a> {
             wanted,
             after: None,
             at: 0,
+            listed: false,
         }
     }
 
@@ -239,6 +242,9 @@ impl<'a> Pages<'a> {
         route: &Route,
     ) -> Result<Option<Vec<(UserKey, u64)>>> {
         let (source, doing) = (&route.source, "listing the users to move");
+        if self.listed {
+            return Ok(None);
+        }
         let page = match self.wanted {
             Wanted::Markets(markets) => census::users_page(
                 session,
@@ -262,6 +268,9 @@ impl<'a> Pages<'a> {
                 }
             },
         };
+        // A page that is not full is the last: whoever is born from now on goes with the next run, or this one would chase
+        // newcomers without end.
+        self.listed = matches!(self.wanted, Wanted::Markets(_)) && page.len() < PAGE as usize;
         self.after = page.last().map(|(user, _)| user.clone());
         Ok((!page.is_empty()).then_some(page))
     }
