@@ -196,10 +196,16 @@ async fn the_cap_on_wal_holds_in_a_pause() -> Result<()> {
     std::fs::remove_file(&hold)?;
     let said = pausing.end().await?.expect(0)?;
     assert!(said.stdout.contains("is paused"), "{said}");
-    let wal = "SELECT count(pg_logical_emit_message(false, 'test', repeat('x', 1048576)))
-               FROM generate_series(1, 80)";
-    scene.world.value(0, wal).await?;
+    // Written by a transaction that stays open: the slot cannot let go of it, however fast the move follows.
+    let open = scene.world.admin(0).await?;
+    open.batch_execute(
+        "BEGIN; SELECT pg_logical_emit_message(true, 'test', 'open');
+         SELECT count(pg_logical_emit_message(false, 'test', repeat('x', 1048576)))
+           FROM generate_series(1, 80)",
+    )
+    .await?;
     let ran = apply.end().await?.expect(4)?;
+    open.batch_execute("ROLLBACK").await?;
     assert!(ran.stderr.contains("limits.wal"), "{ran}");
     scene.world.expect_rest_but_running().await?;
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
