@@ -111,6 +111,7 @@ fn sort(situation: &Situation<'_>, planned: Option<usize>, holds: impl Fn(usize)
         moves: Vec::new(),
         stay: Vec::new(),
         drift: Vec::new(),
+        estimated: false,
         estimate_s: 0,
     };
     for count in situation.census.iter().filter(|count| count.users > 0) {

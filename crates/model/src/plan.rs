@@ -64,6 +64,9 @@ pub struct Plan {
     pub stay: Vec<Stay>,
     /// Who lives where nobody expects him.
     pub drift: Vec<Drift>,
+    /// Whether rows and bytes are estimated, and not counted.
+    #[serde(skip)]
+    pub estimated: bool,
     /// Estimated time of the moves, in seconds.
     pub estimate_s: u64,
 }

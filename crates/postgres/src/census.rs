@@ -71,6 +71,47 @@ pub async fn census(
     Ok(found.into_values().collect())
 }
 
+/// As [`census`], but users alone are counted: their rows and bytes are estimated from the tables' statistics, as if every
+/// user had equally many. Reads the user table, and not the others.
+pub async fn census_of_users(
+    client: &mut Client,
+    schema: &HomeSchema,
+    origin: bool,
+) -> Result<Vec<Census>, ReadError> {
+    let question = Question::begin(client, schema, origin).await?;
+    let oids: Vec<u32> = schema.owned.iter().map(|table| table.oid).collect();
+    let sql = "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::float8, coalesce(sum(c.relpages), 0)::float8 \
+                    * current_setting('block_size')::float8, \
+                      coalesce(sum(greatest(c.reltuples, 0)) FILTER (WHERE c.oid = $2), 0)::float8 \
+               FROM pg_class AS c WHERE c.oid = ANY ($1)";
+    let users = schema.owned.first().map_or(0, |table| table.oid);
+    let row = question
+        .ask(sql, &[&oids, &users], &schema.users.name)
+        .await?;
+    let number = |n: usize| row.first().map_or(0.0, |row| row.get::<_, f64>(n));
+    let each = |total: f64| {
+        if number(2) > 0.0 {
+            total / number(2)
+        } else {
+            1.0
+        }
+    };
+    let (rows_each, bytes_each) = (each(number(0)).max(1.0), each(number(1)));
+    let counted = question
+        .ask(&question.users_by_market(), &[], &schema.users.name)
+        .await?;
+    let census = |row: &tokio_postgres::Row| {
+        let users = count(row.get(1));
+        Census {
+            market: Market::new(row.get::<_, String>(0)),
+            users,
+            rows: (users as f64 * rows_each) as u64,
+            bytes: (users as f64 * bytes_each) as u64,
+        }
+    };
+    Ok(counted.iter().map(census).collect())
+}
+
 /// The next users of `markets` (NULL written as empty) who live here, at most `limit`, in the order
 /// of their keys after `after`, each with his rows in all owned tables.
 ///
@@ -312,6 +353,15 @@ impl<'a> Question<'a> {
         format!(
             "CASE WHEN r.user_key IS NULL THEN h.is_origin AND (h.known_by = 'row'{marked}) \
              ELSE r.state IN ('settled', 'moving', 'fenced', 'offered') END"
+        )
+    }
+
+    fn users_by_market(&self) -> String {
+        format!(
+            "SELECT u.market, count(*) FROM {users} AS u{record} WHERE {lives} GROUP BY u.market ORDER BY u.market",
+            users = self.users(),
+            record = self.record("u"),
+            lives = self.lives("u"),
         )
     }
 

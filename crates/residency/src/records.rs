@@ -334,32 +334,44 @@ async fn put(
         kept.push(stored.kept.map(|k| json!({"to": k.to, "epoch": k.epoch})));
         erased.push(stored.erased);
     }
-    let conflict = match over {
-        Over::None => "DO NOTHING",
-        Over::Locked => {
-            "DO UPDATE SET \
-               state = excluded.state, epoch = excluded.epoch, seen = excluded.seen, \
-               peer = excluded.peer, batch = excluded.batch, attempt = excluded.attempt, \
-               attempt_seen = excluded.attempt_seen, kept = excluded.kept, \
-               erased_at = CASE WHEN excluded.erased_at IS NOT NULL \
-                                THEN coalesce(r.erased_at, excluded.erased_at) END, \
-               stripe = coalesce($11, r.stripe), changed_at = now()"
-        }
+    let given = format!(
+        "(SELECT k::{}, s, e, n, p, b, a, an, kp, er \
+          FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], \
+                      $7::bigint[], $8::bigint[], $9::jsonb[], $10::boolean[]) \
+               AS u(k, s, e, n, p, b, a, an, kp, er)) AS v(k, s, e, n, p, b, a, an, kp, er)",
+        kind.sql_type()
+    );
+    let sql = match over {
+        Over::None => format!(
+            "INSERT INTO domicile.resident AS r \
+               (user_key, state, epoch, seen, peer, batch, attempt, attempt_seen, kept, erased_at, stripe) \
+             SELECT k, s, e, n, p, b, a, an, kp, CASE WHEN er THEN now() END, coalesce($11, 0) FROM {given} \
+             ON CONFLICT (user_key) DO NOTHING"
+        ),
+        // No INSERT ... ON CONFLICT: that writes each row twice.
+        Over::Locked => format!(
+            "UPDATE domicile.resident AS r SET \
+               state = v.s, epoch = v.e, seen = v.n, peer = v.p, batch = v.b, attempt = v.a, attempt_seen = v.an, \
+               kept = v.kp, erased_at = CASE WHEN v.er THEN coalesce(r.erased_at, now()) END, \
+               stripe = coalesce($11, r.stripe), changed_at = now() \
+             FROM {given} WHERE r.user_key = v.k"
+        ),
     };
     let written = tx
         .execute(
-            &format!(
-                "INSERT INTO domicile.resident AS r \
-                   (user_key, state, epoch, seen, peer, batch, attempt, attempt_seen, kept, erased_at, stripe) \
-                 SELECT k::{key_type}, s, e, n, p, b, a, an, kp, CASE WHEN er THEN now() END, coalesce($11, 0) \
-                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], \
-                             $7::bigint[], $8::bigint[], $9::jsonb[], $10::boolean[]) \
-                      AS v(k, s, e, n, p, b, a, an, kp, er) \
-                 ON CONFLICT (user_key) {conflict}",
-                key_type = kind.sql_type()
-            ),
+            &sql,
             &[
-                &keys, &state, &epoch, &seen, &peer, &batch, &attempt, &attempt_seen, &kept, &erased, &stripe,
+                &keys,
+                &state,
+                &epoch,
+                &seen,
+                &peer,
+                &batch,
+                &attempt,
+                &attempt_seen,
+                &kept,
+                &erased,
+                &stripe,
             ],
         )
         .await

@@ -12,6 +12,7 @@ use residency::journal::{self, Purpose};
 
 use super::confirm::confirmed;
 use super::homes::{self, Home};
+use super::plan::Measure;
 use super::routes::Ends;
 use super::{plan, show, users};
 use crate::cli::Apply;
@@ -36,7 +37,7 @@ pub struct Errand {
 pub async fn run(config: &Config, args: &Apply) -> Outcome {
     let form = Form::of_stdout(args.json.json);
     let only = args.users.as_deref().map(users::read).transpose()?;
-    let survey = plan::survey(config).await?;
+    let survey = plan::survey(config, Measure::Users).await?;
     let planned = plan::of(config, &survey, args.phase.as_deref())?;
     let mut ends = Ends::default();
     let mut errands = interrupted(config, &mut ends, &planned).await?;

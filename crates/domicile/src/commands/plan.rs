@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::plan::Plan as Planned;
 use model::{ServiceName, SiteName};
-use postgres::census::census;
+use postgres::census::{census, census_of_users};
 use residency::journal;
 use tokio_postgres::error::SqlState;
 
@@ -18,13 +18,23 @@ use crate::render::{self, Form};
 
 /// Prints the plan. Changes nothing.
 pub async fn run(config: &Config, args: &Plan) -> Outcome {
-    let survey = survey(config).await?;
+    let survey = survey(config, Measure::Rows).await?;
     let plan = of(config, &survey, args.phase.as_deref())?;
     show(&render::plan::render(
         &plan,
         Form::of_stdout(args.json.json),
     ))?;
     Ok(Exit::Done)
+}
+
+/// How much is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// Users; what they have is estimated from the tables' statistics.
+    #[default]
+    Users,
+    /// Every row of every user.
+    Rows,
 }
 
 /// What the home databases say.
@@ -34,6 +44,8 @@ pub struct Survey {
     pub census: Vec<Count>,
     /// The phases of which a move is recorded somewhere.
     pub recorded: BTreeSet<String>,
+    /// How much was counted.
+    pub measure: Measure,
 }
 
 /// The plan for the phase of that name, or for the first that is not complete. Phases whose users are found
@@ -49,7 +61,9 @@ pub fn of(config: &Config, survey: &Survey, phase: Option<&str>) -> Outcome<Plan
         origins: &origins,
         begun: &begun,
     };
-    Ok(plan_from(&situation, number))
+    let mut plan = plan_from(&situation, number);
+    plan.estimated = survey.measure == Measure::Users;
+    Ok(plan)
 }
 
 /// The phases that have begun: recorded so, or seen by where users live.
@@ -82,8 +96,11 @@ fn number(config: &Config, name: &str) -> Outcome<usize> {
 }
 
 /// Asks every home database of every service, one after the other.
-pub async fn survey(config: &Config) -> Outcome<Survey> {
-    let mut survey = Survey::default();
+pub async fn survey(config: &Config, measure: Measure) -> Outcome<Survey> {
+    let mut survey = Survey {
+        measure,
+        ..Survey::default()
+    };
     for (name, service) in &config.services {
         let mut opened: Vec<Home> = Vec::new();
         for site in homes::sites(service) {
@@ -109,11 +126,14 @@ impl Survey {
         home.refuse_another(name, service).await?;
         let schema = home.schema()?.clone();
         let site = home.site.clone();
-        let found = census(&mut home.session, &schema, site == service.origin)
-            .await
-            .or_fail(Exit::Unreached, || {
-                format!("{name}: cannot count the users at {site}")
-            })?;
+        let origin = site == service.origin;
+        let found = match self.measure {
+            Measure::Users => census_of_users(&mut home.session, &schema, origin).await,
+            Measure::Rows => census(&mut home.session, &schema, origin).await,
+        };
+        let found = found.or_fail(Exit::Unreached, || {
+            format!("{name}: cannot count the users at {site}")
+        })?;
         self.census.extend(found.into_iter().map(|census| Count {
             service: name.clone(),
             site: site.clone(),

@@ -44,8 +44,9 @@ fn moves(plan: &Plan, form: Form, out: &mut String) {
     let sum = |of: fn(&model::plan::PlannedMove) -> u64| plan.moves.iter().map(of).sum::<u64>();
     out.push_str(&format!("\nMoves\n{}", grid.show(form)));
     out.push_str(&format!(
-        "{} users, {} rows, {}; about {} (an estimate from the number of rows)\n",
+        "{} users, {}{} rows, {}; about {} (an estimate from the number of rows)\n",
         count(sum(|m| m.users)),
+        if plan.estimated { "about " } else { "" },
         count(sum(|m| m.rows)),
         bytes(sum(|m| m.bytes)),
         seconds(Duration::from_secs(plan.estimate_s))
@@ -119,6 +120,7 @@ mod tests {
                 home: "singapore".into(),
                 users: 2,
             }],
+            estimated: false,
             estimate_s: 2,
         }
     }
@@ -164,6 +166,7 @@ shop     DE      beijing  singapore      2
             moves: vec![],
             stay: vec![],
             drift: vec![],
+            estimated: false,
             estimate_s: 0,
         };
         assert_eq!(
