@@ -43,7 +43,7 @@ pub(crate) struct Ready {
 }
 
 /// How many users are listed at once: bounds memory.
-const PAGE: u32 = 20_000;
+const PAGE: u32 = 50_000;
 
 /// The sessions that rows stream through.
 struct Streams {

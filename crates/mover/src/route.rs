@@ -107,11 +107,11 @@ impl Default for Bounds {
         Self {
             batch_users: 64,
             batch_rows: 20_000,
-            // A chunk of 5,000 users or 100,000 rows is copied in about a second: long enough for hash
-            // joins to pay, short enough that its snapshot hinders no vacuum.
-            chunk_users: 5_000,
-            chunk_rows: 100_000,
-            chunks_together: 4,
+            // A chunk of 50,000 users or a million rows is copied in some seconds: wide enough that reading whole tables
+            // pays, short enough that its snapshot hinders no vacuum.
+            chunk_users: 50_000,
+            chunk_rows: 1_000_000,
+            chunks_together: 2,
             pause_max: Duration::from_secs(1),
             fence_patience: Duration::from_millis(200),
             fence_attempts: 20,

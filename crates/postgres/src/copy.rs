@@ -70,7 +70,9 @@ pub async fn open<'a>(
         .start()
         .await
         .doing(doing)?;
-    plans::by_index(&tx, home).await?;
+    if plans::are_few(&tx, home, users.len()).await? {
+        plans::by_index(&tx, home).await?;
+    }
     let text: String = tx
         .query_one("SELECT pg_current_snapshot()::text", &[])
         .await

@@ -28,11 +28,12 @@ pub async fn check(
     home: &HomeSchema,
     who: &[UserKey],
 ) -> Result<Vec<Dangling>> {
+    // The foreign keys by which rows lead to their owners hold where the digests agree: a row is only found through the row
+    // that it points at. To check them again cost half of the target's time.
+    let keys = home.foreign_keys.iter();
+    let checks = keys.filter_map(|key| Some((home.owned(&key.child)?, key)));
+    let checks = checks.filter(|(child, key)| !is_ownership(child, key));
     // Sent together: the server takes them one after the other, without waiting for us between.
-    let checks = home
-        .foreign_keys
-        .iter()
-        .filter_map(|key| Some((home.owned(&key.child)?, key)));
     let found =
         try_join_all(checks.map(|(child, key)| check_one(tx, home, who, child, key))).await?;
     Ok(found.into_iter().flatten().collect())
@@ -48,21 +49,19 @@ async fn check_one(
     let doing = || format!("checking foreign key {} of {}", key.name, key.child);
     let array = users::array(home.users.kind, who);
     let rows = Among::Array(&array);
-    if !is_ownership(child, key) {
-        let lock = format!(
-            "SELECT FROM {parent} AS r WHERE ({parents}) IN ({children}) FOR KEY SHARE OF r",
-            parent = key.parent.sql(),
-            parents = list("r", &key.parent_columns),
-            children = child.select(rows, |_| list("t", &key.child_columns), None),
-        );
-        tx.execute(&lock, &[]).await.doing(doing())?;
-    }
+    let lock = format!(
+        "SELECT FROM {parent} AS r WHERE ({parents}) IN ({children}) FOR KEY SHARE OF r",
+        parent = key.parent.sql(),
+        parents = list("r", &key.parent_columns),
+        children = child.select(rows, |_| list("t", &key.child_columns), None),
+    );
+    tx.execute(&lock, &[]).await.doing(doing())?;
     let dangles = format!(
         "{} AND NOT EXISTS (SELECT FROM {} AS r WHERE {}{})",
         filled("t", &key.child_columns),
         key.parent.sql(),
         equal("r", &key.parent_columns, "t", &key.child_columns),
-        stays(home, child, key, &array),
+        stays(home, key, &array),
     );
     let owners = child.select(
         rows,
@@ -80,15 +79,15 @@ async fn check_one(
 
 /// That the row called `r` is not just a copy of somebody who is on his way here, and may never come: nobody's, of the
 /// users in `array`, or of one who lives here.
-fn stays(home: &HomeSchema, child: &OwnedTable, key: &ForeignKey, array: &str) -> String {
+fn stays(home: &HomeSchema, key: &ForeignKey, array: &str) -> String {
     match home.owned(&key.parent) {
-        Some(parent) if !is_ownership(child, key) => format!(
+        Some(parent) => format!(
             " AND NOT EXISTS (SELECT FROM ({}) AS w(k) WHERE w.k <> ALL ({array}) AND NOT coalesce( \
              (SELECT d.state IN ('settled', 'moving', 'fenced', 'offered') FROM domicile.resident AS d \
               WHERE d.user_key = w.k), domicile.known(w.k)))",
             parent.owners_of("r")
         ),
-        _ => String::new(),
+        None => String::new(),
     }
 }
 

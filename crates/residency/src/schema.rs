@@ -43,12 +43,17 @@ CREATE TABLE IF NOT EXISTS domicile.resident (
     kept jsonb,
     erased_at timestamptz,
     changed_at timestamptz NOT NULL DEFAULT now()
-);
+) WITH (fillfactor = 50);
 COMMENT ON TABLE domicile.resident IS 'Who lives here, who left and where to, who is on his way. Rows are never deleted.';
 -- Not IF NOT EXISTS: that locks the table before it looks.
 DO $$ BEGIN
-    IF to_regclass('domicile.resident_unsettled') IS NULL THEN
-        CREATE INDEX resident_unsettled ON domicile.resident (state, attempt) WHERE state <> 'settled';
+    IF to_regclass('domicile.resident_unsettled') IS NOT NULL THEN
+        -- Of version 1.
+        DROP INDEX domicile.resident_unsettled;
+    END IF;
+    IF to_regclass('domicile.resident_attempt') IS NULL THEN
+        -- Nothing that changes from step to step: a change of state then touches no index (a heap-only update).
+        CREATE INDEX resident_attempt ON domicile.resident (attempt) WHERE attempt IS NOT NULL;
     END IF;
 END $$;
 
