@@ -23,9 +23,7 @@ const GIVE_UP_LOCKS_MS: u32 = 5_000;
 /// [`residency::Error::Office`], under [`crate::Error::Residency`], where a process carries a move there. Whatever the
 /// error, the next call goes on.
 pub async fn abort(route: &Route, id: &MoveId) -> Result<()> {
-    let office_source = route.source.session("office").await?;
-    let office_target = route.target.session("office").await?;
-    let offices = take_offices(route, &office_source, &office_target).await?;
+    let (offices, _held) = take_offices(route).await?;
     let mut desk = Desk {
         source: route.source.session("mover").await?,
         target: route.target.session("mover").await?,
@@ -33,20 +31,23 @@ pub async fn abort(route: &Route, id: &MoveId) -> Result<()> {
     end(route, &offices, &mut desk, id).await
 }
 
-/// Takes the offices at both ends, for as long as the two sessions live.
-pub(crate) async fn take_offices(
-    route: &Route,
-    source: &Session,
-    target: &Session,
-) -> Result<Offices> {
-    Ok(Offices {
-        departures: Office::take(source, Office::DEPARTURES)
+/// Takes the offices at both ends, for as long as the two sessions live. Their name tells others which process it is.
+pub(crate) async fn take_offices(route: &Route) -> Result<(Offices, [Session; 2])> {
+    let (source, target) = (&route.source, &route.target);
+    let purpose = format!("office {}", std::process::id());
+    let held = [
+        source.session(&purpose).await?,
+        target.session(&purpose).await?,
+    ];
+    let offices = Offices {
+        departures: Office::take(&held[0], Office::DEPARTURES)
             .await
-            .at(&route.source.site, "taking office")?,
-        arrivals: Office::take(target, &Office::arrivals(&route.source.site))
+            .at(&source.site, "taking office")?,
+        arrivals: Office::take(&held[1], &Office::arrivals(&source.site))
             .await
-            .at(&route.target.site, "taking office")?,
-    })
+            .at(&target.site, "taking office")?,
+    };
+    Ok((offices, held))
 }
 
 /// Ends the move `id` with everybody at one of the two sites.

@@ -78,11 +78,7 @@ pub async fn run(
     observer: &dyn Observer,
 ) -> Result<Report> {
     let (source, target) = (&route.source, &route.target);
-    // The offices last as long as these two sessions, whose name tells others which process it is.
-    let purpose_of_office = format!("office {}", std::process::id());
-    let office_source = source.session(&purpose_of_office).await?;
-    let office_target = target.session(&purpose_of_office).await?;
-    let offices = take_offices(&route, &office_source, &office_target).await?;
+    let (offices, _held) = take_offices(&route).await?;
     let mut desk = Desk {
         source: source.session("mover").await?,
         target: target.session("mover").await?,

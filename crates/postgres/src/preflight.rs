@@ -5,6 +5,7 @@
 
 mod compare;
 mod ids;
+mod indexes;
 mod installation;
 mod references;
 mod rights;
@@ -103,6 +104,7 @@ pub async fn inspect(
     };
     server::look(client, expect, &mut findings).await?;
     tables::look(client, expect, &mut findings).await?;
+    indexes::look(client, expect, &mut findings).await?;
     ids::look(expect, &mut findings);
     if installation::look(client, expect, &mut findings).await? {
         rights::look(client, expect, &mut findings).await?;

@@ -134,6 +134,39 @@ async fn rows_that_lead_to_two_users_are_counted() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_large_table_without_an_index_on_its_owner_is_named() -> Result<()> {
+    let cluster = cluster("unindexed").await?;
+    let rows = "SELECT g, 1, g % 100, repeat('x', 1000) FROM generate_series(1, 20000) AS g";
+    let tables = format!(
+        "CREATE TABLE person (id int PRIMARY KEY, land text NOT NULL);
+         INSERT INTO person VALUES (1, 'CN');
+         CREATE TABLE visit (id int PRIMARY KEY, person_id int REFERENCES person, shop int, what text);
+         CREATE TABLE sale (id int PRIMARY KEY, person_id int REFERENCES person, shop int, what text);
+         CREATE TABLE seldom (id int PRIMARY KEY, person_id int REFERENCES person);
+         CREATE INDEX ON visit (shop, person_id); CREATE INDEX ON sale (person_id, shop);
+         INSERT INTO visit {rows}; INSERT INTO sale {rows}"
+    );
+    let session = database(&cluster, "unindexed", &tables).await?;
+    let owners = ["visit", "sale", "seldom"].map(|table| (table, "person_id"));
+    let unindexed = declared("person", "id", Some("land"), &owners);
+    let read = schema(&session, &unindexed).await?;
+    let named = async || -> Result<Vec<String>> {
+        let findings = look_at(&session, &read, LOOK).await?;
+        let found = findings
+            .into_iter()
+            .map(|f| format!("{}; {}", f.what, f.mend));
+        Ok(found.filter(|f| f.contains("no index on")).collect())
+    };
+    let found = named().await?;
+    assert_eq!(found.len(), 1, "{found:?}");
+    let (what, mend) = found[0].split_once("; ").expect("a mend");
+    assert!(what.contains("visit begins with"), "{what}");
+    session.batch_execute(mend).await?;
+    assert_eq!(named().await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn whatever_was_taken_away_is_missed() -> Result<()> {
     let cluster = cluster("missing").await?;
     let mut session = chinook(&cluster, "chinook").await?;
