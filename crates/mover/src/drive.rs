@@ -17,6 +17,7 @@ use tokio_postgres::error::SqlState;
 use crate::abort::{self, drop_idle_slot, give_up, take_offices};
 use crate::activity::Step;
 use crate::bonds;
+use crate::both::both;
 use crate::catch_up::CatchUp;
 pub use crate::copier::Wanted;
 use crate::copier::{Copier, Ready};
@@ -60,6 +61,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// How long giving up may take before it is left to the next run: a target that stands still does not answer.
 const GIVE_UP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long an error of one half waits for the other to come to a safe point.
+const HALF_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many times a user is copied afresh in one run before he is set aside.
 const ROUNDS: usize = 3;
@@ -424,6 +428,8 @@ impl Run<'_> {
         let (send, ready) = mpsc::channel(1);
         let (aside, mut refused) = mpsc::unbounded_channel();
         let copier = Copier { way: self.way };
+        let steering = self.way.steering;
+        let stop = || steering.stop();
         let copying = copier.run(wanted, send, aside);
         let handing = async {
             let mut ready = ready;
@@ -438,7 +444,7 @@ impl Run<'_> {
             }
             Ok::<_, Error>(again)
         };
-        let ((), again) = tokio::try_join!(copying, handing)?;
+        let ((), again) = both(copying, handing, stop, HALF_PATIENCE).await?;
         self.way.steering.unless_aborted()?;
         while let Ok((user, reason)) = refused.try_recv() {
             self.set_aside(&desk.source, user, reason).await?;

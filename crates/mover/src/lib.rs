@@ -9,6 +9,7 @@ pub mod abort;
 pub mod accept;
 pub mod activity;
 mod bonds;
+mod both;
 pub mod catch_up;
 mod copier;
 pub mod copying;

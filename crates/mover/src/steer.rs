@@ -45,6 +45,8 @@ pub(crate) struct Steering {
 #[derive(Debug, Default)]
 struct State {
     orders: Orders,
+    /// Whether this run comes to its end, whatever is wished of the move.
+    stopping: bool,
     /// Whether whoever watches was told that the move holds still.
     pause_told: bool,
     copying: Step,
@@ -61,6 +63,15 @@ struct State {
 // === impl State ===
 
 impl State {
+    /// What the halves are to do.
+    fn wish(&self) -> Wish {
+        if self.stopping {
+            Wish::Abort
+        } else {
+            self.orders.wish
+        }
+    }
+
     fn step(&mut self, half: Half, step: Step) {
         let at = match half {
             Half::Copying => &mut self.copying,
@@ -116,10 +127,17 @@ impl Steering {
         self.note(|state| state.applied = Some(applied));
     }
 
+    /// Bids both halves end at their next safe point, as an abort does: this run has failed, and the move goes on with the
+    /// next.
+    pub(crate) fn stop(&self) {
+        self.state.send_modify(|state| state.stopping = true);
+        self.limit.send_replace(Limit::Stop);
+    }
+
     /// Asks for leave to take `step`. While the move is to pause it waits here. Says whether it waited.
     ///
     /// # Errors
-    /// [`Error::Aborted`] where the move is to end.
+    /// [`Error::Aborted`] where the move, or this run of it, is to end.
     pub(crate) async fn leave(
         &self,
         half: Half,
@@ -132,7 +150,7 @@ impl Steering {
             let (mut wish, mut tell) = (Wish::Go, None);
             // Asking and going is one step: whoever reads "paused" under the same lock knows that nobody goes.
             self.state.send_if_modified(|state| {
-                wish = state.orders.wish;
+                wish = state.wish();
                 let pause = wish == Wish::Pause;
                 state.step(half, if pause { Step::Paused } else { step });
                 if std::mem::replace(&mut state.pause_told, pause) != pause {
@@ -176,7 +194,7 @@ impl Steering {
         let mut state = self.state.subscribe();
         tokio::select! {
             biased;
-            _ = state.wait_for(|state| state.orders.wish == Wish::Abort) => Err(self.aborted()),
+            _ = state.wait_for(|state| state.wish() == Wish::Abort) => Err(self.aborted()),
             done = work => Ok(done),
         }
     }

@@ -105,7 +105,10 @@ impl Follower {
         let orders = steering::orders(&**session, &self.id).await?;
         self.state
             .send_if_modified(|state| std::mem::replace(&mut state.orders, orders) != orders);
-        let limit = limit(orders, self.configured);
+        let limit = match self.state.borrow().stopping {
+            true => Limit::Stop,
+            false => limit(orders, self.configured),
+        };
         self.limit
             .send_if_modified(|now| std::mem::replace(now, limit) != limit);
         self.who_holds_up_the_slot(session).await?;
