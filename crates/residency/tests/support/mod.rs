@@ -264,7 +264,14 @@ impl Site {
             attempt_seen: ATTEMPT,
         };
         let mover = self.mover().await?;
-        records::write(&mover, self.kind(), &[self.user(n)], &[resident], Some(3)).await?;
+        let record = format!(
+            "INSERT INTO domicile.resident (user_key, state, epoch, seen)
+             SELECT $1::text::{}, 'settled', 0, 0 ON CONFLICT DO NOTHING",
+            self.kind().sql_type()
+        );
+        let user = self.user(n);
+        mover.execute(&record, &[&user.as_str()]).await?;
+        records::write(&mover, self.kind(), &[user], &[resident], Some(3)).await?;
         Ok(())
     }
 
