@@ -24,6 +24,7 @@ use crate::copier::{Copier, Ready};
 use crate::desk::Desk;
 use crate::error::{At, Error, Result};
 use crate::event::{Event, Observer};
+use crate::lane::Lane;
 use crate::prepare::Aside;
 use crate::put_back;
 use crate::recover::{Survivor, recover};
@@ -394,15 +395,15 @@ impl Run<'_> {
         wanted: Wanted,
     ) -> Result<()> {
         let mut again = Vec::new();
-        let mut reader = self.way.route.source.session("verify").await?;
+        let mut lanes = Lane::open_all(self.way.route).await?;
         for survivor in survivors {
             self.way.leave(Half::Handing, Step::CatchingUp).await?;
             let ready = self.revive(desk, survivor).await?;
-            again.extend(self.hand_over(desk, &mut reader, ready).await?);
+            again.extend(self.hand_over(desk, &mut lanes, ready).await?);
         }
         let mut wanted = wanted;
         for round in 1..=ROUNDS {
-            let more = self.round(desk, &mut reader, &wanted).await?;
+            let more = self.round(desk, &mut lanes, &wanted).await?;
             again.extend(more);
             if again.is_empty() {
                 return Ok(());
@@ -421,7 +422,7 @@ impl Run<'_> {
     async fn round(
         &mut self,
         desk: &mut Desk,
-        reader: &mut Session,
+        lanes: &mut Vec<Lane>,
         wanted: &Wanted,
     ) -> Result<Aside> {
         // One group ahead: the copy of the next goes on while this one is handed off.
@@ -435,7 +436,7 @@ impl Run<'_> {
             let mut ready = ready;
             let mut again = Vec::new();
             while let Some(chunk) = ready.recv().await {
-                match self.hand_over(desk, reader, chunk).await {
+                match self.hand_over(desk, lanes, chunk).await {
                     // The copier hears it too, and ends what it has begun: nothing of it may still be on its way to a
                     // database when the move is put back.
                     Err(Error::Aborted { .. }) => break,

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use model::UserKey;
 use postgres::connect::Session;
 use residency::journal;
@@ -9,11 +11,12 @@ use residency::journal;
 use crate::activity::Step;
 use crate::copier::Ready;
 use crate::desk::Desk;
-use crate::drive::Run;
+use crate::drive::{Run, Way};
 use crate::error::{At, Error, Result};
 use crate::event::Event;
 use crate::finish::finish_chunk;
-use crate::hand_off::{Hands, Outcome};
+use crate::hand_off::Outcome;
+use crate::lane::{Lane, Went};
 use crate::portion::{AGAIN_HANDS, AGAIN_LARGE};
 use crate::prepare::Aside;
 use crate::put_back;
@@ -23,157 +26,195 @@ use crate::steer::Half;
 /// Why a batch that was closed had to be opened again.
 const STREAM_LATE: &str = "the change stream did not reach the fence in time";
 
+/// A chunk on its way.
+struct Passage {
+    queue: Queue,
+    /// Who needs a fresh copy.
+    again: Aside,
+    /// Since when the target is too far behind for anything to be closed.
+    behind_since: Option<Instant>,
+}
+
+/// `users` without those who are `out`.
+fn without(users: Vec<UserKey>, out: &[UserKey]) -> Vec<UserKey> {
+    let kept = users.into_iter().filter(|user| !out.contains(user));
+    kept.collect()
+}
+
 impl Run<'_> {
-    /// Hands a chunk off, batch by batch. Returns the users who need a fresh copy.
+    /// Hands a chunk off, batch by batch, a few side by side. Returns the users who need a fresh copy.
+    ///
+    /// # Errors
+    /// The first error; what is under way then is brought to its end before this returns.
     pub(crate) async fn hand_over(
         &mut self,
         desk: &mut Desk,
-        reader: &mut Session,
+        lanes: &mut Vec<Lane>,
         chunk: Ready,
     ) -> Result<Aside> {
-        let mut again = Vec::new();
-        let mut queue = Queue::of(batches(&chunk.users, &chunk.bonds, self.way.route));
-        let mut behind_since = None;
-        while let Some(Waiting { users, tries }) = queue.next().await {
-            if self.way.leave(Half::Handing, Step::HandingOff).await? {
-                behind_since = None;
+        let (way, key) = (self.way, self.key.clone());
+        let mut passage = Passage {
+            queue: Queue::of(batches(&chunk.users, &chunk.bonds, way.route)),
+            again: Vec::new(),
+            behind_since: None,
+        };
+        let mut under_way = FuturesUnordered::new();
+        let mut failure = None;
+        loop {
+            while failure.is_none() && !lanes.is_empty() {
+                let batch = match self.next(&mut passage, under_way.is_empty()).await {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => break,
+                    Err(error) => {
+                        failure = Some(error);
+                        break;
+                    }
+                };
+                under_way.extend(lanes.pop().map(|lane| lane.carry(way, &key, &chunk, batch)));
             }
-            let batch = self.without_spoilt(desk, &chunk, users, &mut again).await?;
-            if batch.is_empty() {
-                continue;
-            }
-            let mut hands = Hands {
-                route: self.way.route,
-                offices: self.way.offices,
-                desk,
-                reader,
-                catch_up: self.way.catch_up,
-                shapes: self.way.shapes,
-                key: &self.key,
+            let Some((lane, batch, went)) = under_way.next().await else {
+                break;
             };
-            let outcome = hands.hand_off(&chunk.id, chunk.attempt, &batch).await?;
-            if !matches!(outcome, Outcome::Behind) {
-                behind_since = None;
-                self.way.steering.behind(None);
-            }
-            match &outcome {
-                Outcome::NotYet(_) => {
-                    let kind = self.way.route.source.kind();
-                    let missed = self.way.steering.fence_missed(&desk.source, kind, &batch);
-                    missed.await;
-                }
-                Outcome::Departed { .. } | Outcome::Refused { .. } => {
-                    self.way.steering.fence_over();
-                }
-                Outcome::Behind | Outcome::Unfit(..) => {}
-            }
-            match outcome {
-                Outcome::Departed {
-                    batch: id,
-                    rows,
-                    pause,
-                    fence,
-                } => {
-                    self.report.moved += batch.len() as u64;
-                    let users = batch.len() as u64;
-                    self.way.observer.note(&Event::HandedOff {
-                        batch: id,
-                        users,
-                        rows,
-                        pause,
-                        fence,
-                    });
-                }
-                Outcome::Refused { batch: id, named } => {
-                    let rest: Vec<UserKey> = batch
-                        .into_iter()
-                        .filter(|user| !named.iter().any(|(n, _)| n == user))
-                        .collect();
-                    let reason = named.first().map_or(STREAM_LATE, |(_, reason)| reason);
-                    self.way.observer.note(&Event::Retried {
-                        batch: id,
-                        reason: reason.to_owned(),
-                    });
-                    if named.is_empty() {
-                        self.later(desk, &chunk, rest, tries + 1, STREAM_LATE, &mut queue)
-                            .await?;
-                    } else {
-                        queue.at_once(rest);
-                    }
-                    for (user, reason) in named {
-                        if reason.starts_with("verification") {
-                            self.report.mismatches += 1;
-                        }
-                        self.aside_or_again(desk, user, reason, &mut again).await?;
-                    }
-                }
-                Outcome::NotYet(reason) => {
-                    self.later(desk, &chunk, batch, tries + 1, reason, &mut queue)
-                        .await?;
-                }
-                Outcome::Behind => {
-                    // No user's fault: everybody waits, within a bound.
-                    let since = *behind_since.get_or_insert_with(Instant::now);
-                    self.way.steering.behind(Some(since));
-                    let patience = self.way.route.bounds.behind_patience;
-                    if since.elapsed() > patience {
-                        return Err(Error::Behind {
-                            site: self.way.route.source.site.clone(),
-                            seconds: patience.as_secs(),
-                        });
-                    }
-                    queue.at_once(batch);
-                }
-                Outcome::Unfit(user, reason) => {
-                    let rest: Vec<UserKey> =
-                        batch.into_iter().filter(|other| *other != user).collect();
-                    queue.at_once(rest);
-                    put_back::take_out(
-                        self.way.route,
-                        self.way.offices,
-                        desk,
-                        std::slice::from_ref(&user),
-                        chunk.attempt,
-                    )
-                    .await?;
-                    self.set_aside(&desk.source, user, reason).await?;
-                }
+            lanes.push(lane);
+            let followed = match went {
+                Ok(went) => self.follow(desk, &chunk, batch, went, &mut passage).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = followed {
+                failure.get_or_insert(error);
             }
         }
-        self.way.catch_up.forget(chunk.attempt).await?;
-        finish_chunk(self.way.route, self.way.offices, desk, chunk.attempt).await?;
-        self.way.steering.at(Half::Handing, Step::Idle);
-        Ok(again)
+        drop(under_way);
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        way.catch_up.forget(chunk.attempt).await?;
+        finish_chunk(way.route, way.offices, desk, chunk.attempt).await?;
+        way.steering.at(Half::Handing, Step::Idle);
+        Ok(passage.again)
     }
 
-    /// Takes out of `batch` those to whom a change could not be applied.
-    async fn without_spoilt(
+    /// The next batch that may go. As long as others are under way, their users closed, this waits for nothing.
+    async fn next(&self, passage: &mut Passage, alone: bool) -> Result<Option<Waiting>> {
+        if !alone {
+            let goes_on = self.way.steering.goes_on();
+            return Ok(if goes_on { passage.queue.due() } else { None });
+        }
+        let Some(batch) = passage.queue.next().await else {
+            return Ok(None);
+        };
+        if self.way.leave(Half::Handing, Step::HandingOff).await? {
+            passage.behind_since = None;
+        }
+        Ok(Some(batch))
+    }
+
+    /// Draws the conclusions from what became of a batch.
+    async fn follow(
         &mut self,
         desk: &mut Desk,
         chunk: &Ready,
-        batch: Vec<UserKey>,
-        again: &mut Aside,
-    ) -> Result<Vec<UserKey>> {
-        let (source, target) = (&self.way.route.source.site, &self.way.route.target.site);
-        let spoilt = residency::inbound::spoilt(&*desk.target, source, chunk.attempt)
-            .await
-            .at(target, "reading changes that could not be applied")?;
-        let spoilt: Aside = spoilt
-            .into_iter()
-            .filter(|(user, _)| batch.contains(user))
-            .collect();
-        if spoilt.is_empty() {
-            return Ok(batch);
+        batch: Waiting,
+        went: Went,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        let Waiting { users, tries } = batch;
+        let outcome = match went {
+            Went::Tried(outcome) => outcome,
+            Went::Spoilt(spoilt) => {
+                let out: Vec<UserKey> = spoilt.iter().map(|(user, _)| user.clone()).collect();
+                self.take_out(desk, &out, chunk).await?;
+                for (user, reason) in spoilt {
+                    self.aside_or_again(desk, user, reason, passage).await?;
+                }
+                passage.queue.at_once(without(users, &out));
+                return Ok(());
+            }
+        };
+        if !matches!(outcome, Outcome::Behind) {
+            passage.behind_since = None;
+            self.way.steering.behind(None);
         }
-        let out: Vec<UserKey> = spoilt.iter().map(|(user, _)| user.clone()).collect();
-        put_back::take_out(self.way.route, self.way.offices, desk, &out, chunk.attempt).await?;
-        for (user, reason) in spoilt {
-            self.aside_or_again(desk, user, reason, again).await?;
+        match &outcome {
+            Outcome::NotYet(_) => {
+                let kind = self.way.route.source.kind();
+                let missed = self.way.steering.fence_missed(&desk.source, kind, &users);
+                missed.await;
+            }
+            Outcome::Departed { .. } | Outcome::Refused { .. } => {
+                self.way.steering.fence_over();
+            }
+            Outcome::Behind | Outcome::Unfit(..) => {}
         }
-        Ok(batch
-            .into_iter()
-            .filter(|user| !out.contains(user))
-            .collect())
+        match outcome {
+            Outcome::Departed {
+                batch,
+                rows,
+                pause,
+                fence,
+            } => {
+                let users = users.len() as u64;
+                self.report.moved += users;
+                self.way.observer.note(&Event::HandedOff {
+                    batch,
+                    users,
+                    rows,
+                    pause,
+                    fence,
+                });
+            }
+            Outcome::Refused { batch, named } => {
+                let out: Vec<UserKey> = named.iter().map(|(user, _)| user.clone()).collect();
+                let rest = without(users, &out);
+                let reason = named.first().map_or(STREAM_LATE, |(_, reason)| reason);
+                self.way.observer.note(&Event::Retried {
+                    batch,
+                    reason: reason.to_owned(),
+                });
+                if named.is_empty() {
+                    self.later(desk, chunk, rest, tries + 1, STREAM_LATE, passage)
+                        .await?;
+                } else {
+                    passage.queue.at_once(rest);
+                }
+                for (user, reason) in named {
+                    if reason.starts_with("verification") {
+                        self.report.mismatches += 1;
+                    }
+                    self.aside_or_again(desk, user, reason, passage).await?;
+                }
+            }
+            Outcome::NotYet(reason) => {
+                self.later(desk, chunk, users, tries + 1, reason, passage)
+                    .await?;
+            }
+            Outcome::Behind => {
+                // No user's fault: everybody waits, within a bound.
+                let since = *passage.behind_since.get_or_insert_with(Instant::now);
+                self.way.steering.behind(Some(since));
+                let patience = self.way.route.bounds.behind_patience;
+                if since.elapsed() > patience {
+                    return Err(Error::Behind {
+                        site: self.way.route.source.site.clone(),
+                        seconds: patience.as_secs(),
+                    });
+                }
+                passage.queue.at_once(users);
+            }
+            Outcome::Unfit(user, reason) => {
+                let out = [user];
+                passage.queue.at_once(without(users, &out));
+                self.take_out(desk, &out, chunk).await?;
+                let [user] = out;
+                self.set_aside(&desk.source, user, reason).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_out(&self, desk: &mut Desk, users: &[UserKey], chunk: &Ready) -> Result<()> {
+        let Way { route, offices, .. } = self.way;
+        put_back::take_out(route, offices, desk, users, chunk.attempt).await
     }
 
     /// A batch that could not be closed goes again after a pause, behind the others; after many tries its users go one
@@ -185,23 +226,16 @@ impl Run<'_> {
         batch: Vec<UserKey>,
         tries: u32,
         reason: &'static str,
-        queue: &mut Queue,
+        passage: &mut Passage,
     ) -> Result<()> {
         if tries < self.way.route.bounds.fence_attempts {
-            queue.later(batch, tries);
+            passage.queue.later(batch, tries);
         } else if batch.len() > 1 {
             for user in batch.into_iter().rev() {
-                queue.at_once(vec![user]);
+                passage.queue.at_once(vec![user]);
             }
         } else {
-            put_back::take_out(
-                self.way.route,
-                self.way.offices,
-                desk,
-                &batch,
-                chunk.attempt,
-            )
-            .await?;
+            self.take_out(desk, &batch, chunk).await?;
             self.way.steering.fence_over();
             for user in batch {
                 self.set_aside(&desk.source, user, reason.to_owned())
@@ -216,10 +250,10 @@ impl Run<'_> {
         desk: &Desk,
         user: UserKey,
         reason: String,
-        again: &mut Aside,
+        passage: &mut Passage,
     ) -> Result<()> {
         if reason == AGAIN_HANDS || reason == AGAIN_LARGE {
-            again.push((user, reason));
+            passage.again.push((user, reason));
             return Ok(());
         }
         self.set_aside(&desk.source, user, reason).await

@@ -21,6 +21,7 @@ pub mod event;
 pub mod finish;
 pub mod hand_off;
 mod hand_over;
+mod lane;
 pub mod portion;
 pub mod ports;
 pub mod prepare;

@@ -40,6 +40,9 @@ impl Queue {
     }
 
     pub(crate) fn at_once(&mut self, users: Vec<UserKey>) {
+        if users.is_empty() {
+            return;
+        }
         self.ready.push_front(Waiting { users, tries: 0 });
     }
 
@@ -47,6 +50,15 @@ impl Queue {
         let pause = (BACK_OFF * 2_u32.saturating_pow(tries.min(10))).min(BACK_OFF_MAX);
         self.waiting
             .push((Instant::now() + pause, Waiting { users, tries }));
+    }
+
+    /// A batch that may go now.
+    pub(crate) fn due(&mut self) -> Option<Waiting> {
+        let now = Instant::now();
+        match self.waiting.iter().position(|(due, _)| *due <= now) {
+            Some(n) => Some(self.waiting.swap_remove(n).1),
+            None => self.ready.pop_front(),
+        }
     }
 
     /// The next batch that may go: one whose pause is over, else one that is ready, else the first whose pause ends.

@@ -84,6 +84,8 @@ pub struct Bounds {
     pub chunk_rows: u64,
     /// Chunks enrolled under one barrier.
     pub chunks_together: usize,
+    /// Batches handed off side by side.
+    pub batches_together: usize,
     /// How long a batch may stay fenced while the stream catches up; then it goes back to moving.
     pub pause_max: Duration,
     /// How long a fence waits in the queue of writers before it lets others pass.
@@ -112,6 +114,8 @@ impl Default for Bounds {
             chunk_users: 50_000,
             chunk_rows: 1_000_000,
             chunks_together: 2,
+            // While one waits for the other end's answer, the next is read.
+            batches_together: 2,
             pause_max: Duration::from_secs(1),
             fence_patience: Duration::from_millis(200),
             fence_attempts: 20,

@@ -176,6 +176,11 @@ impl Steering {
         }
     }
 
+    /// Whether nothing but going on is wished. Whoever has leave, and has not ended, may go on without asking again.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.state.borrow().wish() == Wish::Go
+    }
+
     /// That `half` is at another part of what it has leave for, or has done it.
     pub(crate) fn at(&self, half: Half, step: Step) {
         self.note(|state| state.step(half, step));

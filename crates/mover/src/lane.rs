@@ -1,0 +1,94 @@
+//! A lane: the sessions along which one batch at a time is handed off. A few batches go side by side, each along its own.
+
+use model::UserKey;
+use postgres::connect::Session;
+use postgres::digest::DigestKey;
+
+use crate::copier::Ready;
+use crate::desk::Desk;
+use crate::drive::Way;
+use crate::error::{At, Result};
+use crate::hand_off::{Hands, Outcome};
+use crate::prepare::Aside;
+use crate::queue::Waiting;
+use crate::route::Route;
+
+/// The sessions of one lane.
+pub(crate) struct Lane {
+    desk: Desk,
+    /// For the second read at the source.
+    reader: Session,
+}
+
+/// What became of a batch.
+pub(crate) enum Went {
+    /// It was tried.
+    Tried(Outcome),
+    /// Nothing was closed: a change could not be applied to these of its users.
+    Spoilt(Aside),
+}
+
+// === impl Lane ===
+
+impl Lane {
+    /// Opens as many as batches may go side by side.
+    pub(crate) async fn open_all(route: &Route) -> Result<Vec<Self>> {
+        let mut lanes = Vec::new();
+        for _ in 0..route.bounds.batches_together.max(1) {
+            lanes.push(Self {
+                desk: Desk {
+                    source: route.source.session("mover").await?,
+                    target: route.target.session("mover").await?,
+                },
+                reader: route.source.session("verify").await?,
+            });
+        }
+        Ok(lanes)
+    }
+
+    /// Tries once to hand a batch of `chunk` off, and gives the lane and the batch back with what became of it.
+    pub(crate) async fn carry(
+        mut self,
+        way: Way<'_>,
+        key: &DigestKey,
+        chunk: &Ready,
+        batch: Waiting,
+    ) -> (Self, Waiting, Result<Went>) {
+        let went = self.go(way, key, chunk, &batch.users).await;
+        (self, batch, went)
+    }
+
+    async fn go(
+        &mut self,
+        way: Way<'_>,
+        key: &DigestKey,
+        chunk: &Ready,
+        users: &[UserKey],
+    ) -> Result<Went> {
+        let spoilt = self.spoilt(way.route, chunk, users).await?;
+        if !spoilt.is_empty() {
+            return Ok(Went::Spoilt(spoilt));
+        }
+        let mut hands = Hands {
+            route: way.route,
+            offices: way.offices,
+            desk: &mut self.desk,
+            reader: &mut self.reader,
+            catch_up: way.catch_up,
+            shapes: way.shapes,
+            key,
+        };
+        let outcome = hands.hand_off(&chunk.id, chunk.attempt, users).await?;
+        Ok(Went::Tried(outcome))
+    }
+
+    /// Those of `users` to whom a change could not be applied.
+    async fn spoilt(&self, route: &Route, chunk: &Ready, users: &[UserKey]) -> Result<Aside> {
+        let (source, target) = (&route.source.site, &route.target.site);
+        let mut spoilt = residency::inbound::spoilt(&*self.desk.target, source, chunk.attempt)
+            .await
+            .at(target, "reading changes that could not be applied")?;
+        spoilt.retain(|(user, _)| users.contains(user));
+        Ok(spoilt)
+    }
+}
