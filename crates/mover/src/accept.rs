@@ -2,16 +2,18 @@
 
 use handoff::decision::{Decision, Outcome};
 use handoff::judge::{Findings, Handoff, Judgement, answer, judge};
-use handoff::record::{Event, State};
+use handoff::record::{Event, Resident, State};
 use model::fault::{Bug, planted, point};
 use model::{BatchId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
+use postgres::kept::Kept;
 use postgres::shape::Shape;
-use postgres::{census, foreign_keys, plans, verify};
+use postgres::{census, foreign_keys, verify};
 use residency::records::{self, Change};
 use residency::{decisions, entries, inbound};
 use serde_json::{Map, Value, json};
+use tokio_postgres::Transaction;
 
 use crate::desk::{commit, transaction};
 use crate::error::{At, Error, Result};
@@ -30,14 +32,6 @@ pub struct Offer {
 }
 
 impl Offer {
-    fn users(&self) -> Vec<UserKey> {
-        self.handoff
-            .users
-            .iter()
-            .map(|(user, _)| user.clone())
-            .collect()
-    }
-
     /// The digest as it is stored with the decision.
     pub fn stored(&self) -> Value {
         let mut stored = self.manifests.clone();
@@ -46,33 +40,55 @@ impl Offer {
     }
 }
 
-/// Looks, judges, and commits or refuses. The answer is durable when this returns.
+/// What the target found, in the transaction that it holds open until it is told what the source found.
+pub struct Looked<'a> {
+    tx: Transaction<'a>,
+    records: Vec<Option<Resident>>,
+    standing: Option<Decision>,
+    findings: Findings,
+    /// The target's own digests, of rows and of the other stores; `None` where there was no need to read.
+    mine: Option<(BatchDigest, Map<String, Value>)>,
+}
+
+/// What follows from what both found.
+#[derive(Debug)]
+pub enum Word {
+    /// This decision stands, committed.
+    Stands(Decision),
+    /// This one is to be inserted, in a transaction of its own.
+    Refuse(Decision),
+}
+
+/// Reads in `tx`, at the target, what a handoff stands on, and locks it. To be called when the stream has passed the batch's fence:
+/// from then on the batch's rows change no more, so that nothing has to be known of the source's own read, nor of the
+/// offer, before [`Looked::judge`].
 ///
 /// # Errors
-/// Any error leaves the outcome open: [`ask`] finds it. [`Error::SchemaChanged`] where the tables are not what `shape`
-/// says.
-pub async fn accept(
+/// [`Error::SchemaChanged`] where the tables are not what `shape` says.
+pub async fn look<'a>(
     route: &Route,
     offices: &Offices,
-    session: &mut Session,
-    offer: &Offer,
+    tx: Transaction<'a>,
+    kept: &Kept,
+    handoff: &Handoff,
     key: &DigestKey,
     shape: &Shape,
-) -> Result<Decision> {
+) -> Result<Looked<'a>> {
     let (source, target) = (&route.source.site, &route.target);
     let doing = "accepting a batch";
-    let users = offer.users();
-    let theirs = route.manifests.digest(&target.site, &users).await?;
-    let tx = transaction(session, target, doing).await?;
+    let users: Vec<UserKey> = users_of(handoff);
+    // Kept since before the fence: this sends nothing.
+    let reader = verify::Reader::prepare(&tx, kept, &target.schema);
+    let reader = reader.await.at(&target.site, doing)?;
     // Sent together; the server takes them in this order, so the records are locked before anything is read of them.
     let (office, prepared, records, standing, chunk, spoilt) = tokio::join!(
         biased;
         offices.arrivals.hold(&tx),
-        plans::by_index(&tx, &target.schema),
+        reader.by_index(&tx),
         records::lock(&tx, target.kind(), &users),
-        decisions::standing(&tx, &route.service, &offer.handoff.batch),
-        inbound::lock(&tx, source, offer.handoff.attempt),
-        inbound::spoilt(&tx, source, offer.handoff.attempt),
+        decisions::standing(&tx, &route.service, &handoff.batch),
+        inbound::lock(&tx, source, handoff.attempt),
+        inbound::spoilt(&tx, source, handoff.attempt),
     );
     office.at(&target.site, doing)?;
     prepared.at(&target.site, doing)?;
@@ -87,17 +103,19 @@ pub async fn accept(
         complete: chunk.is_some_and(|chunk| chunk.state == "streaming"),
         against: spoilt.collect(),
     };
+    let mut mine = None;
     if findings.complete && findings.against.is_empty() && standing.is_none() {
-        let (mine, dangling, pinned, now) = tokio::join!(
+        let (digest, dangling, pinned, now, manifests) = tokio::join!(
             biased;
-            verify::digest(&tx, &target.schema, &users, key),
-            foreign_keys::check(&tx, &target.schema, &users),
-            census::pinned_elsewhere(&tx, &target.schema, &users, &target.site),
-            // Last: once their rows were read, the tables cannot change before the transaction ends.
-            Shape::read(&tx, &target.schema),
+            reader.digest(&tx, &users, key),
+            foreign_keys::check(&tx, kept, &target.schema, &users),
+            census::pinned_elsewhere(&tx, kept, &target.schema, &users, &target.site),
+            // After the digest: once their rows were read, the tables cannot change before the transaction ends.
+            Shape::read(&tx, kept, &target.schema),
+            route.manifests.digest(&target.site, &users),
         );
         unchanged(target, shape.changed(&now.at(&target.site, doing)?))?;
-        let mine = mine.at(&target.site, doing)?;
+        mine = Some((digest.at(&target.site, doing)?, manifests?));
         let dangling = dangling.at(&target.site, doing)?;
         let pinned = pinned.at(&target.site, doing)?;
         findings.against.extend(pinned);
@@ -108,56 +126,107 @@ pub async fn accept(
             )
         };
         findings.against.extend(dangling.into_iter().map(reason));
-        let unverified = planted(Bug::AcceptUnverified) || planted(Bug::LoseRow);
-        if (mine != offer.digest || theirs != offer.manifests) && !unverified {
-            findings
-                .against
-                .extend(differing(route, &tx, offer, &users, key, &mine).await?);
+    }
+    Ok(Looked {
+        tx,
+        records,
+        standing,
+        findings,
+        mine,
+    })
+}
+
+impl Looked<'_> {
+    /// Holds what the source says against it, and commits the acceptance, if that is what follows. The source has offered
+    /// the batch, durably, before this is called.
+    ///
+    /// # Errors
+    /// Any error leaves the outcome open: [`ask`] finds it.
+    pub async fn judge(mut self, route: &Route, offer: &Offer, key: &DigestKey) -> Result<Word> {
+        let (source, target) = (&route.source.site, &route.target);
+        let doing = "accepting a batch";
+        let tx = self.tx;
+        if let Some((rows, manifests)) = &self.mine {
+            let unverified = planted(Bug::AcceptUnverified) || planted(Bug::LoseRow);
+            if (*rows != offer.digest || *manifests != offer.manifests) && !unverified {
+                let users = users_of(&offer.handoff);
+                let named = differing(route, &tx, offer, &users, key, rows).await?;
+                self.findings.against.extend(named);
+            }
+        }
+        let judgement = judge(
+            &offer.handoff,
+            &self.records,
+            self.standing.as_ref(),
+            &self.findings,
+        );
+        match judgement {
+            Judgement::Repeat(standing) => Ok(Word::Stands(standing)),
+            Judgement::Accept(accepted) => {
+                let (users, next): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
+                let stored = offer.stored();
+                let body = json!({
+                    "service": route.service, "batch": offer.handoff.batch, "from": source, "to": target.site,
+                    "rows": offer.digest.rows(), "digest": stored,
+                });
+                let (written, outcome, entered) = tokio::join!(
+                    biased;
+                    records::write(&tx, target.kind(), &users, &next, None),
+                    decisions::decide(
+                        &tx,
+                        &route.service,
+                        &offer.handoff.batch,
+                        source,
+                        Decision::Accepted,
+                        Some(&stored),
+                    ),
+                    entries::append(&tx, "arrived", body, &users),
+                );
+                written.at(&target.site, doing)?;
+                entered.at(&target.site, doing)?;
+                if let Outcome::Standing(standing) = outcome.at(&target.site, doing)? {
+                    return Ok(Word::Stands(standing));
+                }
+                point("before-accept");
+                commit(tx, target, doing).await?;
+                point("after-accept");
+                Ok(Word::Stands(Decision::Accepted))
+            }
+            Judgement::Refuse(decision) => {
+                tx.rollback()
+                    .await
+                    .map_err(|e| postgres::Error::from_server(doing, e))
+                    .at(&target.site, doing)?;
+                Ok(Word::Refuse(decision))
+            }
         }
     }
-    match judge(&offer.handoff, &records, standing.as_ref(), &findings) {
-        Judgement::Repeat(standing) => Ok(standing),
-        Judgement::Accept(accepted) => {
-            let (users, next): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
-            let stored = offer.stored();
-            let body = json!({
-                "service": route.service, "batch": offer.handoff.batch, "from": source, "to": target.site,
-                "rows": offer.digest.rows(), "digest": stored,
-            });
-            let (written, outcome, entered) = tokio::join!(
-                biased;
-                records::write(&tx, target.kind(), &users, &next, None),
-                decisions::decide(
-                    &tx,
-                    &route.service,
-                    &offer.handoff.batch,
-                    source,
-                    Decision::Accepted,
-                    Some(&stored),
-                ),
-                entries::append(&tx, "arrived", body, &users),
-            );
-            written.at(&target.site, doing)?;
-            entered.at(&target.site, doing)?;
-            if let Outcome::Standing(standing) = outcome.at(&target.site, doing)? {
-                return Ok(standing);
-            }
-            point("before-accept");
-            commit(tx, target, doing).await?;
-            point("after-accept");
-            make_durable(session, target).await?;
-            Ok(Decision::Accepted)
+}
+
+/// Makes `word` the target's answer: durable when this returns.
+///
+/// # Errors
+/// Any error leaves the outcome open: [`ask`] finds it.
+pub async fn answer_with(
+    route: &Route,
+    offices: &Offices,
+    session: &mut Session,
+    offer: &Offer,
+    word: Word,
+) -> Result<Decision> {
+    match word {
+        Word::Stands(decision) => {
+            make_durable(session, &route.target).await?;
+            Ok(decision)
         }
-        Judgement::Refuse(decision) => {
-            tx.rollback()
-                .await
-                .map_err(|e| postgres::Error::from_server(doing, e))
-                .at(&target.site, doing)?;
+        Word::Refuse(decision) => {
+            let users = users_of(&offer.handoff);
+            let batch = &offer.handoff.batch;
             refuse(
                 route,
                 offices,
                 session,
-                &offer.handoff.batch,
+                batch,
                 &users,
                 Some(offer),
                 decision,
@@ -167,10 +236,15 @@ pub async fn accept(
     }
 }
 
+pub(crate) fn users_of(handoff: &Handoff) -> Vec<UserKey> {
+    let users = handoff.users.iter();
+    users.map(|(user, _)| user.clone()).collect()
+}
+
 /// Users whose rows differ from the source's, by a digest of each.
 async fn differing(
     route: &Route,
-    tx: &tokio_postgres::Transaction<'_>,
+    tx: &Transaction<'_>,
     offer: &Offer,
     users: &[UserKey],
     key: &DigestKey,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::try_join_all;
 use model::fault::{Bug, planted, point};
 use model::{Attempt, BatchId, UserKey};
 use postgres::apply;
@@ -397,23 +398,26 @@ impl Follower {
         let doing = "applying changes";
         let mut tx = transaction(&mut self.session, target, doing).await?;
         // Sent together; the server takes them in this order.
-        let (held, assumed) = tokio::join!(
+        let moved = try_join_all(work.iter().map(async |work| {
+            let upto = work.upto();
+            Ok::<_, residency::Error>(
+                planted(Bug::PositionApart)
+                    || inbound::advance(&tx, source, work.attempt, work.from.0, upto.0).await?,
+            )
+        }));
+        let (held, assumed, moved) = tokio::join!(
             biased;
             self.offices.arrivals.hold(&tx),
             replica::assume(&tx),
+            moved,
         );
         held.at(&target.site, doing)?;
         assumed.at(&target.site, doing)?;
+        if moved.at(&target.site, doing)?.contains(&false) {
+            // Somebody else wrote for this attempt: our office is lost, whatever its row says.
+            return Err(Error::StreamGone);
+        }
         for work in &work {
-            let upto = work.upto();
-            let moved = planted(Bug::PositionApart)
-                || inbound::advance(&tx, source, work.attempt, work.from.0, upto.0)
-                    .await
-                    .at(&target.site, doing)?;
-            if !moved {
-                // Somebody else wrote for this attempt: our office is lost, whatever its row says.
-                return Err(Error::StreamGone);
-            }
             for portion in &work.portions {
                 for (user, reason) in &portion.spoil {
                     inbound::spoil(&tx, target.kind(), source, work.attempt, user, reason)

@@ -11,19 +11,21 @@ use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
 use postgres::lsn::Lsn;
 use postgres::shape::Shape;
-use postgres::{plans, verify};
+use postgres::verify;
 use residency::journal::{self, Departure};
+use residency::office::Office;
 use residency::records::{self, Change};
 use residency::{entries, fence};
 use serde_json::{Map, Value, json};
+use tokio_postgres::Transaction;
 
-use crate::accept::{self, Offer, in_doubt, make_durable};
+use crate::accept::{self, Offer, Word, in_doubt, make_durable};
 use crate::catch_up::CatchUp;
 use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Error, Result};
 use crate::prepare::guarded;
 use crate::put_back;
-use crate::route::{Offices, Route};
+use crate::route::{End, Offices, Route};
 use crate::shapes::{Shapes, unchanged};
 
 /// What came of one try to hand a batch off.
@@ -85,14 +87,26 @@ impl Hands<'_> {
         users: &[UserKey],
     ) -> Result<Outcome> {
         let (route, source) = (self.route, &self.route.source);
-        if !self.caught_up().await? {
+        let target = &route.target;
+        let (kept, kept_there) = (self.reader.kept(), self.desk.target.kept());
+        // All before anybody is closed, and all at once: none of these waits for another. What the digests will ask is
+        // prepared here too.
+        let (near, same, stands, batch, reader, reader_there) = tokio::join!(
+            self.caught_up(),
+            self.shapes.look_again(route, self.desk),
+            guarded(route, self.desk),
+            journal::new_batch(&*self.desk.source, id),
+            verify::Reader::prepare(&**self.reader, &kept, &source.schema),
+            verify::Reader::prepare(&*self.desk.target, &kept_there, &target.schema),
+        );
+        if !near? {
             return Ok(Outcome::Behind);
         }
-        self.shapes.look_again(route, self.desk).await?;
-        guarded(route, self.desk).await?;
-        let batch = journal::new_batch(&*self.desk.source, id)
-            .await
-            .at(&source.site, "numbering a batch")?;
+        same?;
+        stands?;
+        let batch = batch.at(&source.site, "numbering a batch")?;
+        let reader = reader.at(&source.site, "preparing to verify a batch")?;
+        reader_there.at(&target.site, "preparing to verify a batch")?;
         let reached = self.catch_up.fence(&batch)?;
         route.door.close(&batch, users).await?;
         let started = Instant::now();
@@ -125,38 +139,75 @@ impl Hands<'_> {
             Err(error) => return Err(error).at(&source.site, "raising the fence"),
         };
         point("after-fence");
-        let users_with_epochs = epochs(&fenced.residents);
+        let handoff = Handoff {
+            batch: batch.clone(),
+            from: source.site.clone(),
+            attempt,
+            users: epochs(&fenced.residents),
+        };
         let read = {
-            let offer = offer(route, self.offices, &mut self.desk.source, &batch, users);
-            let drain = tokio::time::timeout(route.bounds.pause_max, reached);
-            let digest = digest(route, self.reader, users, self.key, &self.shapes.source);
+            let Desk {
+                source: here,
+                target: there,
+            } = &mut *self.desk;
+            let offer = offer(route, self.offices, here, &batch, users);
+            let digest = digest(
+                route,
+                self.reader,
+                &reader,
+                users,
+                self.key,
+                &self.shapes.source,
+            );
             let manifests = route.manifests.digest(&source.site, users);
-            let (offered, drained, digest, manifests) =
-                tokio::join!(offer, drain, digest, manifests);
+            // The target reads beside the source: once the stream has passed the fence, neither's rows change any more,
+            // and neither's reading depends on what the other finds.
+            let looked = async {
+                let (tx, reached) = tokio::join!(
+                    transaction(there, target, "accepting a batch"),
+                    tokio::time::timeout(route.bounds.pause_max, reached),
+                );
+                match (reached, tx) {
+                    (Ok(Ok(())), Ok(tx)) => Some(Ok(accept::look(
+                        route,
+                        self.offices,
+                        tx,
+                        &kept_there,
+                        &handoff,
+                        self.key,
+                        &self.shapes.target,
+                    )
+                    .await)),
+                    (Ok(Ok(())), Err(error)) => Some(Ok(Err(error))),
+                    (Ok(Err(_)), _) => Some(Err(Error::StreamGone)),
+                    // Offered: only the target's word reopens the batch.
+                    (Err(_), _) => None,
+                }
+            };
+            let (offered, looked, digest, manifests) =
+                tokio::join!(offer, looked, digest, manifests);
             offered?;
-            match drained {
-                Ok(Ok(())) => Some((digest?, manifests?)),
-                Ok(Err(_)) => return Err(Error::StreamGone),
-                // Offered: only the target's word reopens the batch.
-                Err(_) => None,
+            match looked.transpose()? {
+                None => None,
+                Some(looked) => {
+                    let offer = Offer {
+                        handoff,
+                        digest: digest?,
+                        manifests: manifests?,
+                    };
+                    let word = match looked {
+                        Ok(looked) => looked.judge(route, &offer, self.key).await,
+                        Err(error) => Err(error),
+                    };
+                    Some((offer, word))
+                }
             }
         };
         let drained_and_read = started.elapsed();
         let (decision, stored, rows) = match read {
-            Some((digest, manifests)) => {
-                let rows = digest.rows();
-                let offer = Offer {
-                    handoff: Handoff {
-                        batch: batch.clone(),
-                        from: source.site.clone(),
-                        attempt,
-                        users: users_with_epochs.clone(),
-                    },
-                    digest,
-                    manifests,
-                };
-                let decision = self.answer(&offer).await?;
-                (decision, Some(offer.stored()), rows)
+            Some((offer, word)) => {
+                let decision = self.answer(&offer, word).await?;
+                (decision, Some(offer.stored()), offer.digest.rows())
             }
             None => {
                 let decision =
@@ -172,7 +223,7 @@ impl Hands<'_> {
             batch: &batch,
             r#move: id,
             attempt,
-            users: &users_with_epochs,
+            users: &epochs(&fenced.residents),
             rows,
             digest: stored.as_ref(),
             pause: Some(pause),
@@ -208,30 +259,21 @@ impl Hands<'_> {
         }
     }
 
-    /// The target's word on the offer. Where its transaction failed, it is asked what became of it.
-    async fn answer(&mut self, offer: &Offer) -> Result<Decision> {
+    /// The target's word on the offer, made durable. Where its transaction failed, it is asked what became of it.
+    async fn answer(&mut self, offer: &Offer, word: Result<Word>) -> Result<Decision> {
         let route = self.route;
-        let first = accept::accept(
-            route,
-            self.offices,
-            &mut self.desk.target,
-            offer,
-            self.key,
-            &self.shapes.target,
-        )
-        .await;
+        let target = &mut self.desk.target;
+        let first = match word {
+            Ok(word) => accept::answer_with(route, self.offices, target, offer, word).await,
+            Err(error) => Err(error),
+        };
         let mut failure = match first {
             Ok(decision) => return Ok(decision),
             // Nothing was decided: giving the attempts up asks for a refusal.
             Err(changed @ Error::SchemaChanged { .. }) => return Err(changed),
             Err(failure) => failure,
         };
-        let users: Vec<UserKey> = offer
-            .handoff
-            .users
-            .iter()
-            .map(|(user, _)| user.clone())
-            .collect();
+        let users = accept::users_of(&offer.handoff);
         for attempt in 0..ASK_ATTEMPTS {
             tracing::warn!(batch = %offer.handoff.batch, "the target's answer was lost; asking");
             tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
@@ -277,8 +319,6 @@ async fn offer(
 ) -> Result<()> {
     let source = &route.source;
     let doing = "offering a batch";
-    let tx = transaction(session, source, doing).await?;
-    offices.departures.hold(&tx).await.at(&source.site, doing)?;
     let changes: Vec<Change> = users
         .iter()
         .map(|user| Change {
@@ -288,7 +328,10 @@ async fn offer(
             },
         })
         .collect();
-    records::change(&tx, source.kind(), &changes, None)
+    let tx = transaction(session, source, doing).await?;
+    let records = held(&tx, source, &offices.departures, users, doing).await?;
+    let next = records::steps(&changes, &records).at(&source.site, doing)?;
+    records::write(&tx, source.kind(), users, &next, None)
         .await
         .at(&source.site, doing)?;
     point("before-offer");
@@ -297,29 +340,50 @@ async fn offer(
     make_durable(session, source).await
 }
 
+/// The records of `users`, locked, in a transaction that holds `office`.
+async fn held(
+    tx: &Transaction<'_>,
+    end: &End,
+    office: &Office,
+    users: &[UserKey],
+    doing: &'static str,
+) -> Result<Vec<Option<Resident>>> {
+    // Sent together; the server takes them in this order.
+    let (office, records) = tokio::join!(
+        biased;
+        office.hold(tx),
+        records::lock(tx, end.kind(), users),
+    );
+    office.at(&end.site, doing)?;
+    records.at(&end.site, doing)
+}
+
 /// The second read at the source, after the fence.
 async fn digest(
     route: &Route,
     session: &mut Session,
+    reader: &verify::Reader<'_>,
     users: &[UserKey],
     key: &DigestKey,
     shape: &Shape,
 ) -> Result<BatchDigest> {
     let source = &route.source;
     let doing = "verifying a batch";
+    let kept = session.kept();
     let tx = transaction(session, source, doing).await?;
-    plans::by_index(&tx, &source.schema)
-        .await
-        .at(&source.site, doing)?;
-    // The shape second: once their rows were read, the tables cannot change before the transaction ends.
-    let (digest, now) = tokio::join!(
+    // Sent together, and taken in this order. The shape last: once their rows were read, the tables cannot change before
+    // the transaction ends.
+    let (prepared, digest, now) = tokio::join!(
         biased;
-        verify::digest(&tx, &source.schema, users, key),
-        Shape::read(&tx, &source.schema),
+        reader.by_index(&tx),
+        reader.digest(&tx, users, key),
+        Shape::read(&tx, &kept, &source.schema),
     );
+    prepared.at(&source.site, doing)?;
     let digest = digest.at(&source.site, doing)?;
     unchanged(source, shape.changed(&now.at(&source.site, doing)?))?;
-    commit(tx, source, doing).await?;
+    // It wrote nothing: nobody waits for its end.
+    drop(tx);
     Ok(digest)
 }
 
@@ -340,7 +404,7 @@ pub async fn settle(
         .map(|(user, _)| user.clone())
         .collect();
     let tx = transaction(&mut desk.source, source, doing).await?;
-    offices.departures.hold(&tx).await.at(&source.site, doing)?;
+    let records = held(&tx, source, &offices.departures, &users, doing).await?;
     let event = |user: &UserKey| match decision {
         Decision::Accepted => Event::Accepted {
             batch: departure.batch.clone(),
@@ -358,22 +422,26 @@ pub async fn settle(
             event: event(user),
         })
         .collect();
-    records::change(&tx, source.kind(), &changes, None)
-        .await
-        .at(&source.site, doing)?;
+    let next = records::steps(&changes, &records).at(&source.site, doing)?;
+    let written = records::write(&tx, source.kind(), &users, &next, None);
     if *decision == Decision::Accepted {
-        journal::depart(&tx, source.kind(), departure)
-            .await
-            .at(&source.site, doing)?;
         let mut body: Map<String, Value> = Map::new();
         body.insert("service".into(), json!(route.service));
         body.insert("batch".into(), json!(departure.batch));
         body.insert("from".into(), json!(source.site));
         body.insert("to".into(), json!(route.target.site));
         body.insert("rows".into(), json!(departure.rows));
-        entries::append(&tx, "departed", Value::Object(body), &users)
-            .await
-            .at(&source.site, doing)?;
+        let (written, departed, entered) = tokio::join!(
+            biased;
+            written,
+            journal::depart(&tx, source.kind(), departure),
+            entries::append(&tx, "departed", Value::Object(body), &users),
+        );
+        written.at(&source.site, doing)?;
+        departed.at(&source.site, doing)?;
+        entered.at(&source.site, doing)?;
+    } else {
+        written.await.at(&source.site, doing)?;
     }
     point("before-departed");
     commit(tx, source, doing).await?;

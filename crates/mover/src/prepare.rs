@@ -133,9 +133,15 @@ async fn without_pinned(
 ) -> Result<Counted> {
     let source = &route.source;
     let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
-    let pinned = census::pinned_elsewhere(&*desk.source, &source.schema, &keys, &route.target.site)
-        .await
-        .at(&source.site, "reading the policy")?;
+    let pinned = census::pinned_elsewhere(
+        &*desk.source,
+        &desk.source.kept(),
+        &source.schema,
+        &keys,
+        &route.target.site,
+    )
+    .await
+    .at(&source.site, "reading the policy")?;
     users.retain(|(user, _)| !pinned.iter().any(|(pinned, _)| pinned == user));
     aside.extend(pinned);
     Ok(users)
@@ -253,10 +259,13 @@ async fn enrol(
 
 /// Makes sure that the guard stands on every table at both ends: whoever took it off closes moves.
 pub(crate) async fn guarded(route: &Route, desk: &Desk) -> Result<()> {
-    for (end, session) in [(&route.source, &desk.source), (&route.target, &desk.target)] {
-        let tables = watch::unguarded(&**session, &end.schema)
-            .await
-            .at(&end.site, "looking whether the guard stands")?;
+    let (source, target) = (&route.source, &route.target);
+    let (here, there) = tokio::join!(
+        watch::unguarded(&*desk.source, &source.schema),
+        watch::unguarded(&*desk.target, &target.schema),
+    );
+    for (end, tables) in [(source, here), (target, there)] {
+        let tables = tables.at(&end.site, "looking whether the guard stands")?;
         if !tables.is_empty() {
             return Err(Error::Unguarded {
                 site: end.site.clone(),

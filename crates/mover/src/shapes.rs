@@ -1,5 +1,6 @@
 //! Watches, through a whole move, whether somebody changes the tables under it.
 
+use postgres::connect::Session;
 use postgres::shape::{Changed, Shape, Tables};
 
 use crate::desk::Desk;
@@ -28,21 +29,15 @@ impl Shapes {
     /// [`Error::SchemaChanged`] where a table is no longer what the route says.
     pub async fn read(route: &Route, desk: &Desk) -> Result<Self> {
         let (source, target) = (&route.source, &route.target);
-        let shapes = Self {
-            source: Shape::read(&*desk.source, &source.schema)
-                .await
-                .at(&source.site, DOING)?,
-            target: Shape::read(&*desk.target, &target.schema)
-                .await
-                .at(&target.site, DOING)?,
-            all: [
-                Tables::read(&*desk.source).await.at(&source.site, DOING)?,
-                Tables::read(&*desk.target).await.at(&target.site, DOING)?,
-            ],
-        };
-        unchanged(source, shapes.source.differs_from(&source.schema))?;
-        unchanged(target, shapes.target.differs_from(&target.schema))?;
-        Ok(shapes)
+        let (here, there) = tokio::join!(look(source, &desk.source), look(target, &desk.target));
+        let ((source_shape, source_tables), (target_shape, target_tables)) = (here?, there?);
+        unchanged(source, source_shape.differs_from(&source.schema))?;
+        unchanged(target, target_shape.differs_from(&target.schema))?;
+        Ok(Self {
+            source: source_shape,
+            target: target_shape,
+            all: [source_tables, target_tables],
+        })
     }
 
     /// Looks again.
@@ -50,18 +45,13 @@ impl Shapes {
     /// # Errors
     /// [`Error::SchemaChanged`] where a table changed or came.
     pub async fn look_again(&self, route: &Route, desk: &Desk) -> Result<()> {
-        let ends = [
-            (&route.source, &desk.source, &self.source),
-            (&route.target, &desk.target, &self.target),
-        ];
-        for ((end, session, before), all) in ends.into_iter().zip(&self.all) {
-            let (now, tables) = tokio::join!(
-                biased;
-                Shape::read(&**session, &end.schema),
-                Tables::read(&**session),
-            );
-            unchanged(end, before.changed(&now.at(&end.site, DOING)?))?;
-            unchanged(end, all.newcomer(&tables.at(&end.site, DOING)?))?;
+        let (source, target) = (&route.source, &route.target);
+        let (here, there) = tokio::join!(look(source, &desk.source), look(target, &desk.target));
+        let ends = [(source, &self.source, here), (target, &self.target, there)];
+        for ((end, before, now), all) in ends.into_iter().zip(&self.all) {
+            let (now, tables) = now?;
+            unchanged(end, before.changed(&now))?;
+            unchanged(end, all.newcomer(&tables))?;
         }
         Ok(())
     }
@@ -84,6 +74,17 @@ impl Shapes {
             _ => error,
         }
     }
+}
+
+/// The owned tables and all tables of `end`, as they are now.
+async fn look(end: &End, session: &Session) -> Result<(Shape, Tables)> {
+    let kept = session.kept();
+    let (shape, tables) = tokio::join!(
+        biased;
+        Shape::read(&**session, &kept, &end.schema),
+        Tables::read(&**session, &kept),
+    );
+    Ok((shape.at(&end.site, DOING)?, tables.at(&end.site, DOING)?))
 }
 
 /// An error, where something changed at `end`.

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use model::table::{HomeSchema, OwnedTable, TableName, quote};
 use model::way::Among;
 use model::{KeyKind, Market, SiteName, UserKey};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
 use crate::catalog::ReadError;
+use crate::kept::Kept;
 
 /// What a heap row costs beyond its columns, in bytes, without alignment and line pointer.
 const ROW_HEADER: u32 = 24;
@@ -143,6 +145,7 @@ pub async fn users_page(
 /// that reason in words. Reads what is locked or written in `client`'s transaction, if it has one.
 pub async fn pinned_elsewhere(
     client: &impl GenericClient,
+    kept: &Kept,
     schema: &HomeSchema,
     keys: &[UserKey],
     site: &SiteName,
@@ -160,8 +163,9 @@ pub async fn pinned_elsewhere(
         table = schema.users.name.sql(),
         kind = schema.users.kind.sql_type(),
     );
-    let rows = client
-        .query(&sql, &[&keys, &site.as_str()])
+    let site: (&(dyn ToSql + Sync), Type) = (&site.as_str(), Type::TEXT);
+    let rows = kept
+        .query(client, &sql, &[(&keys, Type::TEXT_ARRAY), site])
         .await
         .map_err(ReadError::of("the users' markets"))?;
     let read = |row: &tokio_postgres::Row| {

@@ -11,6 +11,8 @@ use tokio_postgres::config::Host;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 
+use crate::kept::Kept;
+
 /// How long a connection may take, from the name's resolution to the last setting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -89,6 +91,7 @@ pub struct Session {
     client: Client,
     place: String,
     unconfirmed: Arc<AtomicU64>,
+    kept: Arc<Kept>,
 }
 
 /// Opens a session as `application_name` `domicile <purpose>`.
@@ -131,6 +134,11 @@ impl Session {
     /// Host, port, database and role, for messages.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// The statements that it keeps prepared. They may be had before a transaction borrows the session.
+    pub fn kept(&self) -> Arc<Kept> {
+        Arc::clone(&self.kept)
     }
 
     /// How many COMMITs of this session returned without their standbys' word.
@@ -184,6 +192,7 @@ async fn open(config: &Config, place: String) -> Result<Session, ConnectError> {
             client,
             place,
             unconfirmed,
+            kept: Arc::default(),
         }),
         Err(source) => Err(ConnectError::Settings { place, source }),
     }

@@ -5,8 +5,10 @@ use model::UserKey;
 use model::table::{ForeignKey, HomeSchema, OwnedTable, equal, quote};
 use model::way::{Among, filled};
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::error::{Doing, Result};
+use crate::kept::Kept;
 use crate::users;
 
 /// A user with a row whose foreign key does not hold here.
@@ -25,6 +27,7 @@ const NAMED_MAX: i64 = 1_000;
 /// transaction ends, and then finds the users of `who` with a reference to nothing.
 pub async fn check(
     tx: &impl GenericClient,
+    kept: &Kept,
     home: &HomeSchema,
     who: &[UserKey],
 ) -> Result<Vec<Dangling>> {
@@ -35,19 +38,20 @@ pub async fn check(
     let checks = checks.filter(|(child, key)| !is_ownership(child, key));
     // Sent together: the server takes them one after the other, without waiting for us between.
     let found =
-        try_join_all(checks.map(|(child, key)| check_one(tx, home, who, child, key))).await?;
+        try_join_all(checks.map(|(child, key)| check_one(tx, kept, home, who, child, key))).await?;
     Ok(found.into_iter().flatten().collect())
 }
 
 async fn check_one(
     tx: &impl GenericClient,
+    kept: &Kept,
     home: &HomeSchema,
     who: &[UserKey],
     child: &OwnedTable,
     key: &ForeignKey,
 ) -> Result<Vec<Dangling>> {
     let doing = || format!("checking foreign key {} of {}", key.name, key.child);
-    let array = users::array(home.users.kind, who);
+    let array = users::parameter(home.users.kind);
     let rows = Among::Array(&array);
     let lock = format!(
         "SELECT FROM {parent} AS r WHERE ({parents}) IN ({children}) FOR KEY SHARE OF r",
@@ -55,7 +59,6 @@ async fn check_one(
         parents = list("r", &key.parent_columns),
         children = child.select(rows, |_| list("t", &key.child_columns), None),
     );
-    tx.execute(&lock, &[]).await.doing(doing())?;
     let dangles = format!(
         "{} AND NOT EXISTS (SELECT FROM {} AS r WHERE {}{})",
         filled("t", &key.child_columns),
@@ -69,7 +72,19 @@ async fn check_one(
         Some(&dangles),
     );
     let missing = format!("SELECT DISTINCT owner FROM ({owners}) AS d LIMIT {NAMED_MAX}");
-    let rows = tx.query(&missing, &[]).await.doing(doing())?;
+    let types = [Type::TEXT_ARRAY];
+    let lock = kept.statement(tx, &lock, &types).await.doing(doing())?;
+    let missing = kept.statement(tx, &missing, &types).await.doing(doing())?;
+    let keys: Vec<&str> = who.iter().map(UserKey::as_str).collect();
+    let keys: [&(dyn ToSql + Sync); 1] = [&keys];
+    // Sent together, and run one after the other: what the second sees is what the first has locked.
+    let (locked, rows) = tokio::join!(
+        biased;
+        tx.execute(&lock, &keys),
+        tx.query(&missing, &keys),
+    );
+    locked.doing(doing())?;
+    let rows = rows.doing(doing())?;
     let dangling = |row: &tokio_postgres::Row| Dangling {
         user: UserKey::new(row.get::<_, String>(0)),
         constraint: format!("foreign key {} of {}", key.name, key.child),

@@ -15,6 +15,7 @@ pub mod delete;
 pub mod digest;
 mod error;
 pub mod foreign_keys;
+pub mod kept;
 pub mod lsn;
 pub mod pace;
 pub mod pgoutput;

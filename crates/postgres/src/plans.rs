@@ -8,6 +8,7 @@ use model::table::{HomeSchema, OwnedTable, literal};
 use tokio_postgres::GenericClient;
 
 use crate::error::{Doing, Result};
+use crate::kept::Kept;
 
 /// Until the transaction ends, rows are found by index alone, if every owned table has one on the columns that lead to
 /// its owner; else whole tables may be read, once each. JIT is off because the penalty on the rest would trigger it.
@@ -15,6 +16,25 @@ pub async fn by_index(tx: &impl GenericClient, home: &HomeSchema) -> Result<()> 
     tx.batch_execute(&statement(home))
         .await
         .doing("preparing to find users' rows by index")
+}
+
+/// What does the same for a session that does so again and again: it looks but once for the indexes. One that is dropped
+/// meanwhile makes the rest slow, not wrong. A plan that is kept is made for any users; where no index finds them, it is
+/// made for those who are asked for, so that whole tables are compared with a hash of them.
+pub(crate) async fn settings(
+    session: &impl GenericClient,
+    kept: &Kept,
+    home: &HomeSchema,
+) -> Result<&'static str> {
+    let doing = "preparing to find users' rows by index";
+    let sql = format!("SELECT NOT {}", missing(home));
+    let all = kept.answer(session, &sql).await.doing(doing)?;
+    Ok(if all {
+        "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; \
+         SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+    } else {
+        "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL plan_cache_mode = force_custom_plan"
+    })
 }
 
 /// Users are few if they are fewer than one of so many: then their rows are found faster by index than by reading whole
@@ -35,12 +55,20 @@ pub async fn are_few(tx: &impl GenericClient, home: &HomeSchema, users: usize) -
 
 /// What [`by_index`] runs.
 pub(crate) fn statement(home: &HomeSchema) -> String {
-    let ways = home.owned.iter().flat_map(found_by);
-    let ways = ways.map(|(oid, column)| format!("({oid}::oid, {}::name)", literal(column)));
     format!(
         "SET LOCAL jit = off; SET LOCAL enable_seqscan = off;
          SELECT set_config(method, 'off', true) FROM unnest(ARRAY['enable_hashjoin', 'enable_mergejoin']) AS method
-         WHERE NOT EXISTS (SELECT FROM (VALUES {}) AS way(relation, name) WHERE NOT EXISTS (
+         WHERE NOT {}",
+        missing(home)
+    )
+}
+
+/// Whether an owned table has no index on the columns that lead to its owner.
+fn missing(home: &HomeSchema) -> String {
+    let ways = home.owned.iter().flat_map(found_by);
+    let ways = ways.map(|(oid, column)| format!("({oid}::oid, {}::name)", literal(column)));
+    format!(
+        "EXISTS (SELECT FROM (VALUES {}) AS way(relation, name) WHERE NOT EXISTS (
              SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a
                  ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
              WHERE i.indrelid = way.relation AND a.attname = way.name AND i.indisvalid AND i.indpred IS NULL))",

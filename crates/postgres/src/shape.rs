@@ -12,6 +12,7 @@ use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
 use crate::error::{Doing, Result};
+use crate::kept::Kept;
 use crate::pgoutput::Relation;
 
 /// The owned tables as they stand. Every foreign key has triggers at both its ends, and these an index by table.
@@ -81,10 +82,14 @@ struct Column {
 
 impl Shape {
     /// Looks at the owned tables of `home`. Inside a transaction that has read them nobody can change them any more.
-    pub async fn read(session: &impl GenericClient, home: &HomeSchema) -> Result<Self> {
+    pub async fn read(
+        session: &impl GenericClient,
+        kept: &Kept,
+        home: &HomeSchema,
+    ) -> Result<Self> {
         let oids: Vec<u32> = home.owned.iter().map(|table| table.oid).collect();
-        let rows = session
-            .query_typed(OWNED, &[(&oids, Type::OID_ARRAY)])
+        let rows = kept
+            .query(session, OWNED, &[(&oids, Type::OID_ARRAY)])
             .await
             .doing("looking whether the tables are what they were")?;
         let mut tables = BTreeMap::new();
@@ -184,9 +189,9 @@ impl Shape {
 
 impl Tables {
     /// Looks which tables there are.
-    pub async fn read(session: &impl GenericClient) -> Result<Self> {
-        let rows = session
-            .query_typed(ALL, &[])
+    pub async fn read(session: &impl GenericClient, kept: &Kept) -> Result<Self> {
+        let rows = kept
+            .query(session, ALL, &[])
             .await
             .doing("looking which tables there are")?;
         let name = |row: &tokio_postgres::Row| TableName {

@@ -19,6 +19,11 @@ pub fn array(kind: KeyKind, users: &[UserKey]) -> String {
     format!("{}::{}[]", literal(&inner), kind.sql_type())
 }
 
+/// The users as an SQL array given as the first parameter, an array of texts: the same statement for any users.
+pub fn parameter(kind: KeyKind) -> String {
+    format!("($1::text[]::{}[])", kind.sql_type())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

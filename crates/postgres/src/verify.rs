@@ -11,58 +11,155 @@ use futures_util::{StreamExt, pin_mut};
 use model::UserKey;
 use model::table::{Column, HomeSchema, OwnedTable, Way, quote};
 use model::way::Among;
-use tokio_postgres::Transaction;
+use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::{GenericClient, Statement, Transaction};
 
 use crate::copy_rows::CopyRows;
 use crate::digest::{BatchDigest, DigestKey, RowHasher, TableDigest};
-use crate::error::{Doing, Result};
-use crate::users;
+use crate::error::{Doing, Error, Result};
+use crate::kept::Kept;
+use crate::{plans, users};
 
-/// The digest of all rows of `who`, table by table.
+/// What reads the digests of a home's users, prepared in one session.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    kept: &'a Kept,
+    settings: &'static str,
+    tables: Vec<Prepared>,
+}
+
+#[derive(Debug)]
+struct Prepared {
+    name: String,
+    sql: String,
+    columns: usize,
+    statement: Statement,
+}
+
+/// A value as the server sends it.
+struct Sent<'a>(&'a [u8]);
+
+/// The digest of all rows of `who`, table by table, by a session that will hardly ask again.
 pub async fn digest(
     tx: &Transaction<'_>,
     home: &HomeSchema,
     who: &[UserKey],
     key: &DigestKey,
 ) -> Result<BatchDigest> {
-    // Sent together: the server reads one table after the other, without waiting for us between.
-    let tables = try_join_all(
-        home.owned
-            .iter()
-            .map(|table| digest_table(tx, home, table, who, key)),
-    )
-    .await?;
-    Ok(BatchDigest {
-        tables: tables.into_iter().collect(),
-    })
+    let kept = Kept::default();
+    let reader = Reader::prepare(tx, &kept, home).await?;
+    reader.digest(tx, who, key).await
 }
 
-async fn digest_table(
-    tx: &Transaction<'_>,
-    home: &HomeSchema,
-    table: &OwnedTable,
-    who: &[UserKey],
-    key: &DigestKey,
-) -> Result<(String, TableDigest)> {
-    let among = format!("= ANY ({})", users::array(home.users.kind, who));
+// === impl Reader ===
+
+impl<'a> Reader<'a> {
+    /// Prepares what is not kept in this session already.
+    pub async fn prepare(
+        client: &impl GenericClient,
+        kept: &'a Kept,
+        home: &HomeSchema,
+    ) -> Result<Self> {
+        let among = format!("= ANY {}", users::parameter(home.users.kind));
+        let tables = home.owned.iter().map(async |table| {
+            let sql = rows(table, &among);
+            let name = table.name.to_string();
+            let statement = kept.statement(client, &sql, &[Type::TEXT_ARRAY]).await;
+            let statement = statement.doing(reading(&name))?;
+            Ok::<_, Error>(Prepared {
+                name,
+                sql,
+                columns: table.columns.len(),
+                statement,
+            })
+        });
+        let (tables, settings) =
+            tokio::try_join!(try_join_all(tables), plans::settings(client, kept, home))?;
+        Ok(Self {
+            kept,
+            settings,
+            tables,
+        })
+    }
+
+    /// Until the transaction ends, finds rows as [`plans::by_index`] does.
+    pub async fn by_index(&self, tx: &Transaction<'_>) -> Result<()> {
+        tx.batch_execute(self.settings)
+            .await
+            .doing("preparing to find users' rows by index")
+    }
+
+    /// The digest of all rows of `who`, table by table. Everything that it asks is sent when it is first polled: what is
+    /// sent later is answered later.
+    pub async fn digest(
+        &self,
+        tx: &Transaction<'_>,
+        who: &[UserKey],
+        key: &DigestKey,
+    ) -> Result<BatchDigest> {
+        let who: Vec<&str> = who.iter().map(UserKey::as_str).collect();
+        let tables = self.tables.iter();
+        let tables = try_join_all(tables.map(|table| self.table(tx, table, &who, key))).await?;
+        Ok(BatchDigest {
+            tables: tables.into_iter().collect(),
+        })
+    }
+
+    async fn table(
+        &self,
+        tx: &Transaction<'_>,
+        table: &Prepared,
+        who: &[&str],
+        key: &DigestKey,
+    ) -> Result<(String, TableDigest)> {
+        let doing = || reading(&table.name);
+        let rows = self
+            .kept
+            .rows(tx, &table.sql, &table.statement, &[&who])
+            .await
+            .doing(doing())?;
+        pin_mut!(rows);
+        let mut hasher = RowHasher::new(key, &table.name);
+        let mut digest = TableDigest::default();
+        while let Some(row) = rows.next().await {
+            let row = row.doing(doing())?;
+            let field = |n| row.get::<_, Option<Sent<'_>>>(n).map(|Sent(bytes)| bytes);
+            digest.add(&hasher.hash((0..table.columns).map(field)));
+        }
+        Ok((table.name.clone(), digest))
+    }
+}
+
+// === impl Sent ===
+
+impl<'a> FromSql<'a> for Sent<'a> {
+    fn from_sql(
+        _: &Type,
+        raw: &'a [u8],
+    ) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+/// The statement that reads the rows of `table` whose owners are `among`.
+fn rows(table: &OwnedTable, among: &str) -> String {
     let arms = table.ways.iter().map(|way| {
         format!(
             "SELECT {} FROM {} AS v WHERE {}",
             select(&table.columns, "v"),
             table.name.sql(),
-            leads(way, &among)
+            leads(way, among)
         )
     });
-    let rows = arms.collect::<Vec<_>>().join(" UNION ALL ");
-    let sql = format!("COPY ({rows}) TO STDOUT (FORMAT binary)");
-    let name = table.name.to_string();
-    let mut hasher = RowHasher::new(key, &name);
-    let mut digest = TableDigest::default();
-    read(tx, &sql, table.columns.len(), &name, |fields| {
-        digest.add(&hasher.hash(fields.iter().copied()));
-    })
-    .await?;
-    Ok((name, digest))
+    arms.collect::<Vec<_>>().join(" UNION ALL ")
+}
+
+fn reading(table: &str) -> String {
+    format!("reading {table} to verify it")
 }
 
 /// The digests of `who`, one for each user: to name those whose rows differ. Slower than [`digest`].
@@ -161,7 +258,7 @@ async fn read(
     table: &str,
     mut each: impl FnMut(&[Option<&[u8]>]),
 ) -> Result<()> {
-    let doing = || format!("reading {table} to verify it");
+    let doing = || reading(table);
     let stream = tx.copy_out(sql).await.doing(doing())?;
     pin_mut!(stream);
     let mut rows = CopyRows::new(columns);

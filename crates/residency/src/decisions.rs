@@ -4,6 +4,7 @@ use handoff::decision::{Decision, Outcome};
 use model::{BatchId, Epoch, ServiceName, SiteName, UserKey};
 use serde_json::Value;
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
 
 use crate::Result;
 use crate::error::Doing;
@@ -15,9 +16,12 @@ pub async fn standing(
     batch: &BatchId,
 ) -> Result<Option<Decision>> {
     let row = tx
-        .query_opt(
+        .query_typed_opt(
             "SELECT verdict, named, highest FROM domicile.decision WHERE service = $1 AND batch = $2",
-            &[&service.as_str(), &batch.as_str()],
+            &[
+                (&service.as_str(), Type::TEXT),
+                (&batch.as_str(), Type::TEXT),
+            ],
         )
         .await
         .doing("reading a decision")?;
@@ -59,17 +63,17 @@ pub async fn decide(
         }
     };
     let inserted = tx
-        .execute(
+        .execute_typed(
             "INSERT INTO domicile.decision (service, batch, source, verdict, named, highest, digest) \
              VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (service, batch) DO NOTHING",
             &[
-                &service.as_str(),
-                &batch.as_str(),
-                &source.as_str(),
-                &verdict,
-                &named,
-                &highest,
-                &digest,
+                (&service.as_str(), Type::TEXT),
+                (&batch.as_str(), Type::TEXT),
+                (&source.as_str(), Type::TEXT),
+                (&verdict, Type::TEXT),
+                (&named, Type::JSONB),
+                (&highest, Type::INT8),
+                (&digest, Type::JSONB),
             ],
         )
         .await

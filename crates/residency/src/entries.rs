@@ -5,6 +5,7 @@
 use model::UserKey;
 use serde_json::Value;
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
 
 use crate::Result;
 use crate::error::Doing;
@@ -17,12 +18,16 @@ pub async fn append(
     users: &[UserKey],
 ) -> Result<()> {
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
-    tx.execute(
+    tx.execute_typed(
         "INSERT INTO domicile.entry (kind, body) \
          SELECT $1, $2::jsonb || jsonb_build_object('users', coalesce((SELECT jsonb_agg( \
              encode(substr(sha256(h.secret || convert_to(k, 'UTF8')), 1, 16), 'hex')) \
            FROM unnest($3::text[]) AS k), '[]'::jsonb)) FROM domicile.home AS h",
-        &[&kind, &body, &keys],
+        &[
+            (&kind, Type::TEXT),
+            (&body, Type::JSONB),
+            (&keys, Type::TEXT_ARRAY),
+        ],
     )
     .await
     .doing("writing a ledger entry")?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use handoff::record::{Event, Resident, State};
 use model::{Attempt, BatchId, KeyKind, UserKey};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient};
 
 use crate::error::Doing;
@@ -53,17 +54,20 @@ pub async fn raise(
         patience.as_millis().max(1)
     );
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
-    // Sent together. Each is prepared and then run; `biased` sends the second halves in this order too, so that the
-    // wait for the locks comes last and its time-out spoils no other.
-    let (held, bounded, locked) = tokio::join!(
+    // Sent together; the server takes them in this order, each a statement with a snapshot of its own: the records are
+    // read when the stripes are ours, and not before. A time-out of the wait fails what follows it too, so the first
+    // error is the one that counts.
+    let (held, bounded, locked, records) = tokio::join!(
         biased;
         office.hold(&tx),
         tx.batch_execute(&bound),
-        lock_stripes(&tx, kind, &keys)
+        lock_stripes(&tx, kind, &keys),
+        records::lock(&tx, kind, users),
     );
     held.map_err(timed_out)?;
     bounded.doing("bounding the fence")?;
     locked.map_err(timed_out)?;
+    let records = records.map_err(timed_out)?;
     let changes: Vec<Change> = users
         .iter()
         .map(|user| Change {
@@ -74,16 +78,15 @@ pub async fn raise(
             },
         })
         .collect();
-    let residents = records::change(&tx, kind, &changes, None)
-        .await
-        .map_err(timed_out)?;
-    let batch = batch.as_str();
+    let residents = records::steps(&changes, &records)?;
     // The bound is for the wait; a COMMIT that waits for a standby must not be cancelled by it.
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&MESSAGE, &batch];
-    let (marked, unbounded) = tokio::join!(
-        tx.execute("SELECT pg_logical_emit_message(true, $1, $2)", &parameters),
+    let (written, marked, unbounded) = tokio::join!(
+        biased;
+        records::write(&tx, kind, users, &residents, None),
+        mark(&tx, batch),
         tx.batch_execute("SET LOCAL statement_timeout = 0"),
     );
+    written.map_err(timed_out)?;
     marked.doing("marking the fence in the stream")?;
     unbounded.doing("unbounding the fence")?;
     tx.commit().await.doing("committing the fence")?;
@@ -98,16 +101,25 @@ pub async fn raise(
     })
 }
 
+/// Writes the fence's message into the stream, with the transaction.
+async fn mark(tx: &impl GenericClient, batch: &BatchId) -> Result<u64, tokio_postgres::Error> {
+    tx.execute_typed(
+        "SELECT pg_logical_emit_message(true, $1, $2)",
+        &[(&MESSAGE, Type::TEXT), (&batch.as_str(), Type::TEXT)],
+    )
+    .await
+}
+
 /// Takes the exclusive locks of the users' stripes, in order.
 async fn lock_stripes(tx: &impl GenericClient, kind: KeyKind, keys: &[&str]) -> Result<()> {
-    tx.query(
+    tx.query_typed(
         &format!(
             "SELECT pg_advisory_xact_lock($1, s.stripe) FROM \
                (SELECT DISTINCT stripe FROM domicile.resident \
                 WHERE user_key = ANY ($2::text[]::{}[]) ORDER BY stripe) AS s",
             kind.sql_type()
         ),
-        &[&LOCK_CLASS, &keys],
+        &[(&LOCK_CLASS, Type::INT4), (&keys, Type::TEXT_ARRAY)],
     )
     .await
     .doing("waiting for open transactions of the batch")?;

@@ -89,9 +89,9 @@ pub async fn lock(
     attempt: Attempt,
 ) -> Result<Option<Inbound>> {
     let row = tx
-        .query_opt(
+        .query_typed_opt(
             &format!("SELECT {COLUMNS} FROM domicile.inbound WHERE source = $1 AND attempt = $2"),
-            &[&source.as_str(), &attempt.0],
+            &[(&source.as_str(), Type::TEXT), (&attempt.0, Type::INT8)],
         )
         .await
         .doing("reading an arriving chunk")?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::{Attempt, BatchId, Epoch, KeyKind, MoveId, ServiceName, SiteName, UserKey};
 use serde_json::Value;
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
 
 use crate::Result;
 use crate::error::Doing;
@@ -265,7 +266,7 @@ pub async fn set_chunk(tx: &impl GenericClient, attempt: Attempt, state: &str) -
 /// A new batch of a move.
 pub async fn new_batch(session: &impl GenericClient, id: &MoveId) -> Result<BatchId> {
     let row = session
-        .query_one("SELECT nextval('domicile.batch')", &[])
+        .query_typed_one("SELECT nextval('domicile.batch')", &[])
         .await
         .doing("numbering a batch")?;
     Ok(BatchId::new(format!("{id}/{}", row.get::<_, i64>(0))))
@@ -296,56 +297,41 @@ pub async fn depart(
     kind: KeyKind,
     departure: &Departure<'_>,
 ) -> Result<()> {
-    let doing = "recording a departure";
-    let recorded = tx
-        .execute(
-            "INSERT INTO domicile.batch_log (batch, move_id, attempt, users, rows, digest, pause_us) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (batch) DO NOTHING",
-            &[
-                &departure.batch.as_str(),
-                &departure.r#move.as_str(),
-                &departure.attempt.0,
-                &(departure.users.len() as i64),
-                &(departure.rows as i64),
-                &departure.digest,
-                &departure.pause.map(|p| p.as_micros() as i64),
-            ],
-        )
-        .await
-        .doing(doing)?;
-    if recorded == 0 {
-        return Ok(());
-    }
     let keys: Vec<&str> = departure
         .users
         .iter()
         .map(|(user, _)| user.as_str())
         .collect();
     let epochs: Vec<i64> = departure.users.iter().map(|(_, epoch)| epoch.0).collect();
-    tx.execute(
+    let key = kind.sql_type();
+    // One statement: all of it where the batch is new, nothing where it stands recorded.
+    tx.execute_typed(
         &format!(
-            "INSERT INTO domicile.passenger SELECT $1, k::{}, e FROM unnest($2::text[], $3::bigint[]) AS p(k, e)",
-            kind.sql_type()
+            "WITH logged AS ( \
+               INSERT INTO domicile.batch_log (batch, move_id, attempt, users, rows, digest, pause_us) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (batch) DO NOTHING RETURNING batch, move_id, users), \
+             gone AS ( \
+               INSERT INTO domicile.passenger SELECT l.batch, p.k::{key}, p.e \
+               FROM logged AS l, unnest($8::text[], $9::bigint[]) AS p(k, e)), \
+             counted AS ( \
+               UPDATE domicile.move AS m SET moved = m.moved + l.users FROM logged AS l WHERE m.move_id = l.move_id) \
+             DELETE FROM domicile.set_aside AS a USING logged AS l \
+             WHERE a.move_id = l.move_id AND a.user_key = ANY ($8::text[]::{key}[])"
         ),
-        &[&departure.batch.as_str(), &keys, &epochs],
+        &[
+            (&departure.batch.as_str(), Type::TEXT),
+            (&departure.r#move.as_str(), Type::TEXT),
+            (&departure.attempt.0, Type::INT8),
+            (&(departure.users.len() as i64), Type::INT8),
+            (&(departure.rows as i64), Type::INT8),
+            (&departure.digest, Type::JSONB),
+            (&departure.pause.map(|p| p.as_micros() as i64), Type::INT8),
+            (&keys, Type::TEXT_ARRAY),
+            (&epochs, Type::INT8_ARRAY),
+        ],
     )
     .await
-    .doing(doing)?;
-    tx.execute(
-        "UPDATE domicile.move SET moved = moved + $2 WHERE move_id = $1",
-        &[&departure.r#move.as_str(), &(departure.users.len() as i64)],
-    )
-    .await
-    .doing(doing)?;
-    tx.execute(
-        &format!(
-            "DELETE FROM domicile.set_aside WHERE move_id = $1 AND user_key = ANY ($2::text[]::{}[])",
-            kind.sql_type()
-        ),
-        &[&departure.r#move.as_str(), &keys],
-    )
-    .await
-    .doing(doing)?;
+    .doing("recording a departure")?;
     Ok(())
 }
 
@@ -446,9 +432,9 @@ pub const BEAT: &str = "domicile.beat";
 /// this call has been read.
 pub async fn beat(session: &impl GenericClient) -> Result<u64> {
     let row = session
-        .query_one(
+        .query_typed_one(
             "SELECT (pg_logical_emit_message(true, $1, '') - '0/0'::pg_lsn)::bigint",
-            &[&BEAT],
+            &[(&BEAT, Type::TEXT)],
         )
         .await
         .doing("marking the change stream")?;

@@ -44,13 +44,13 @@ async fn read(
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
     let key_type = kind.sql_type();
     let rows = tx
-        .query(
+        .query_typed(
             &format!(
                 // Under the key as it was given: a uuid in capitals is the same user.
                 "SELECT {COLUMNS} FROM unnest($1::text[]) AS k \
                  JOIN domicile.resident AS r ON r.user_key = k::{key_type}{suffix}"
             ),
-            &[&keys],
+            &[(&keys, Type::TEXT_ARRAY)],
         )
         .await
         .doing(doing)?;
@@ -66,11 +66,11 @@ async fn read(
         .collect();
     if !missing.is_empty() {
         let adopted = tx
-            .query(
+            .query_typed(
                 &format!(
                     "SELECT k FROM unnest($1::text[]) AS k WHERE domicile.known(k::{key_type})"
                 ),
-                &[&missing],
+                &[(&missing, Type::TEXT_ARRAY)],
             )
             .await
             .doing(doing)?;
@@ -187,14 +187,7 @@ pub async fn change(
     let users: Vec<UserKey> = changes.iter().map(|change| change.user.clone()).collect();
     adopt(tx, kind, changes).await?;
     let records = lock(tx, kind, &users).await?;
-    let mut next = Vec::with_capacity(changes.len());
-    for (change, record) in changes.iter().zip(&records) {
-        let resident = step(record.as_ref(), &change.event).map_err(|source| Error::Illegal {
-            user: change.user.clone(),
-            source,
-        })?;
-        next.push(resident);
-    }
+    let next = steps(changes, &records)?;
     if planted(Bug::DeleteRecordOnRefusal)
         && changes
             .iter()
@@ -235,6 +228,21 @@ pub async fn change(
     Ok(next)
 }
 
+/// What the protocol makes of `records`, one for each of `changes`: for a caller that holds them under [`lock`], and
+/// writes what this returns with [`write`].
+///
+/// # Errors
+/// [`Error::Illegal`] names the first user whose record does not allow the step.
+pub fn steps(changes: &[Change], records: &[Option<Resident>]) -> Result<Vec<Resident>> {
+    let next = |(change, record): (&Change, &Option<Resident>)| {
+        step(record.as_ref(), &change.event).map_err(|source| Error::Illegal {
+            user: change.user.clone(),
+            source,
+        })
+    };
+    changes.iter().zip(records).map(next).collect()
+}
+
 /// Gives a record to those who are to be enrolled and lived here without one: a row that is not there cannot be
 /// locked, and somebody who deletes or renames such a user writes one at the same moment.
 async fn adopt(tx: &impl GenericClient, kind: KeyKind, changes: &[Change]) -> Result<()> {
@@ -246,7 +254,7 @@ async fn adopt(tx: &impl GenericClient, kind: KeyKind, changes: &[Change]) -> Re
     if enrolled.is_empty() {
         return Ok(());
     }
-    tx.execute(
+    tx.execute_typed(
         &format!(
             "INSERT INTO domicile.resident (user_key, state, epoch, seen) \
              SELECT k, 'settled', 0, 0 FROM unnest($1::text[]::{}[]) AS k \
@@ -254,7 +262,7 @@ async fn adopt(tx: &impl GenericClient, kind: KeyKind, changes: &[Change]) -> Re
              ON CONFLICT (user_key) DO NOTHING",
             kind.sql_type()
         ),
-        &[&enrolled],
+        &[(&enrolled, Type::TEXT_ARRAY)],
     )
     .await
     .doing("recording users who lived here without a record")?;
@@ -358,20 +366,20 @@ async fn put(
         ),
     };
     let written = tx
-        .execute(
+        .execute_typed(
             &sql,
             &[
-                &keys,
-                &state,
-                &epoch,
-                &seen,
-                &peer,
-                &batch,
-                &attempt,
-                &attempt_seen,
-                &kept,
-                &erased,
-                &stripe,
+                (&keys, Type::TEXT_ARRAY),
+                (&state, Type::TEXT_ARRAY),
+                (&epoch, Type::INT8_ARRAY),
+                (&seen, Type::INT8_ARRAY),
+                (&peer, Type::TEXT_ARRAY),
+                (&batch, Type::TEXT_ARRAY),
+                (&attempt, Type::INT8_ARRAY),
+                (&attempt_seen, Type::INT8_ARRAY),
+                (&kept, Type::JSONB_ARRAY),
+                (&erased, Type::BOOL_ARRAY),
+                (&stripe, Type::INT4),
             ],
         )
         .await

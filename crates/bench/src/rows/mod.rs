@@ -4,6 +4,7 @@ mod bystander;
 mod copy;
 mod data;
 mod guard;
+mod handoff;
 mod pause;
 mod peers;
 mod stage;
@@ -22,6 +23,7 @@ pub(crate) enum Group {
     Copy,
     Guard,
     Bystander,
+    Handoff,
     Pause,
 }
 
@@ -73,6 +75,9 @@ pub(crate) async fn measure(options: &Options, report: &mut Report) -> Result<()
             "bystander",
             bystander::measure(&stage, report, &usual).await,
         );
+    }
+    if asked(Group::Handoff) {
+        note("handoff", handoff::measure(&stage, report, &usual).await);
     }
     if asked(Group::Pause) {
         for (writers, bench) in [(16, "rows.pause_p99_ms.16"), (64, "rows.pause_p99_ms")] {
