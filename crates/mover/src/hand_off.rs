@@ -151,6 +151,7 @@ impl Hands<'_> {
                 target: there,
             } = &mut *self.desk;
             let offer = offer(route, self.offices, here, &batch, users);
+            let offer = told("offered", started, offer);
             let digest = digest(
                 route,
                 self.reader,
@@ -159,13 +160,18 @@ impl Hands<'_> {
                 self.key,
                 &self.shapes.source,
             );
+            let digest = told("read at the source", started, digest);
             let manifests = route.manifests.digest(&source.site, users);
             // The target reads beside the source: once the stream has passed the fence, neither's rows change any more,
             // and neither's reading depends on what the other finds.
             let looked = async {
                 let (tx, reached) = tokio::join!(
                     transaction(there, target, "accepting a batch"),
-                    tokio::time::timeout(route.bounds.pause_max, reached),
+                    told(
+                        "drained",
+                        started,
+                        tokio::time::timeout(route.bounds.pause_max, reached),
+                    ),
                 );
                 match (reached, tx) {
                     (Ok(Ok(())), Ok(tx)) => Some(Ok(accept::look(
@@ -184,6 +190,7 @@ impl Hands<'_> {
                     (Err(_), _) => None,
                 }
             };
+            let looked = told("looked at the target", started, looked);
             let (offered, looked, digest, manifests) =
                 tokio::join!(offer, looked, digest, manifests);
             offered?;
@@ -203,7 +210,7 @@ impl Hands<'_> {
                 }
             }
         };
-        let drained_and_read = started.elapsed();
+        tracing::debug!(after = ?started.elapsed(), "judged");
         let (decision, stored, rows) = match read {
             Some((offer, word)) => {
                 let decision = self.answer(&offer, word).await?;
@@ -218,7 +225,7 @@ impl Hands<'_> {
             }
         };
         let pause = started.elapsed();
-        tracing::debug!(%batch, fence = ?fenced.took, ?drained_and_read, ?pause, "handed off");
+        tracing::debug!(%batch, fence = ?fenced.took, ?pause, "handed off");
         let departure = Departure {
             batch: &batch,
             r#move: id,
@@ -298,6 +305,13 @@ impl Hands<'_> {
         }
         Err(in_doubt(route, &offer.handoff.batch, failure))
     }
+}
+
+/// Tells the log when in the pause, which began at `started`, a part of it was done.
+async fn told<T>(part: &'static str, started: Instant, work: impl Future<Output = T>) -> T {
+    let done = work.await;
+    tracing::debug!(after = ?started.elapsed(), "{part}");
+    done
 }
 
 /// The users with the epochs that their fences took.

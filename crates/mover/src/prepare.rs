@@ -1,5 +1,6 @@
 //! Begins attempts: makes the target ready, enrols at the source, and waits at the barrier.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use handoff::record::Event;
@@ -89,10 +90,9 @@ pub(crate) async fn prepare(
         };
         let (xid, enrolled) = enrol(route, offices, desk, &row, users, &mut aside).await?;
         point("after-enrol");
-        let left: Vec<UserKey> = known
-            .into_iter()
-            .filter(|user| !enrolled.iter().any(|(kept, _)| kept == user))
-            .collect();
+        let kept: HashSet<&UserKey> = enrolled.iter().map(|(user, _)| user).collect();
+        let left = known.into_iter().filter(|user| !kept.contains(user));
+        let left: Vec<UserKey> = left.collect();
         put_back::clear(route, offices, desk, &left, attempt).await?;
         enrolment = enrolment.max(xid);
         chunks.push(Chunk {
@@ -142,7 +142,8 @@ async fn without_pinned(
     )
     .await
     .at(&source.site, "reading the policy")?;
-    users.retain(|(user, _)| !pinned.iter().any(|(pinned, _)| pinned == user));
+    let out: HashSet<&UserKey> = pinned.iter().map(|(user, _)| user).collect();
+    users.retain(|(user, _)| !out.contains(user));
     aside.extend(pinned);
     Ok(users)
 }
@@ -202,6 +203,9 @@ async fn begin(
     }
 }
 
+/// How many records one statement writes at enrolment: bounds its memory.
+const ENROLLED_TOGETHER: usize = 10_000;
+
 /// `moving` at the source. Gives the enrolment's transaction id and who was enrolled; the others go to `aside`, and the
 /// target's records of them are put back by the attempt's end.
 async fn enrol(
@@ -218,7 +222,8 @@ async fn enrol(
         let tx = transaction(&mut desk.source, source, doing).await?;
         offices.departures.hold(&tx).await.at(&source.site, doing)?;
         let mut refused = None;
-        for (n, part) in users.chunks(route.bounds.batch_users).enumerate() {
+        let mut places = 0..;
+        for part in users.chunks(ENROLLED_TOGETHER) {
             let changes: Vec<Change> = part
                 .iter()
                 .map(|(user, _)| Change {
@@ -230,8 +235,12 @@ async fn enrol(
                 })
                 .collect();
             // Neighbours share a stripe: a fence of a batch then takes one lock, not sixty-four.
-            let stripe = guard::stripe(row.attempt.0 as usize * 127 + n, 1);
-            match records::change(&tx, source.kind(), &changes, Some(stripe)).await {
+            let stripes = places.by_ref().take(part.len()).map(|place: usize| {
+                let neighbours = place / route.bounds.batch_users.max(1);
+                guard::stripe(row.attempt.0 as usize * 127 + neighbours, 1)
+            });
+            let stripes: Vec<i32> = stripes.collect();
+            match records::change(&tx, source.kind(), &changes, Some(&stripes)).await {
                 Ok(_) => {}
                 Err(residency::Error::Illegal {
                     user,

@@ -31,7 +31,7 @@ pub const SESSION_OPTIONS: &str = "-c DateStyle=ISO,MDY -c IntervalStyle=postgre
      -c extra_float_digits=3 -c bytea_output=hex -c lc_monetary=C -c array_nulls=on \
      -c xmloption=content -c standard_conforming_strings=on -c search_path=pg_catalog,pg_temp -c statement_timeout=0 -c lock_timeout=0 \
      -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 \
-     -c default_transaction_isolation=read\\ committed -c synchronous_commit=on -c row_security=off";
+     -c default_transaction_isolation=read\\ committed -c synchronous_commit=on -c row_security=off -c jit=off";
 
 /// The same for a session that is already open, so that what the URL or the role sets is overridden.
 /// `transaction_timeout` exists from 17 on.
@@ -42,7 +42,7 @@ const SESSION_SETTINGS: &str = "\
     SET standard_conforming_strings = on; SET search_path = pg_catalog, pg_temp; \
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
     SET idle_session_timeout = 0; SET default_transaction_isolation = 'read committed'; \
-    SET synchronous_commit = on; SET row_security = off; \
+    SET synchronous_commit = on; SET row_security = off; SET jit = off; \
     SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
      WHERE name = 'transaction_timeout'";
 

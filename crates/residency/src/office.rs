@@ -79,12 +79,14 @@ impl Office {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Finds, in the transaction `tx` and until its end, that the office is still ours.
+    /// Finds, in the transaction `tx` and until its end, that the office is still ours. From here on it finds records by
+    /// index: they are some among any number, in a table whose statistics may be missing.
     pub async fn hold(&self, tx: &impl GenericClient) -> Result<()> {
         // Typed, so that it goes in one round trip: every transaction begins with this.
         let row = tx
             .query_typed_opt(
-                "SELECT 1 FROM domicile.office WHERE name = $1 AND term = $2 FOR SHARE",
+                "SELECT pg_catalog.set_config('enable_seqscan', 'off', true) FROM domicile.office \
+                 WHERE name = $1 AND term = $2 FOR SHARE",
                 &[(&self.name, Type::TEXT), (&self.term, Type::INT8)],
             )
             .await

@@ -173,7 +173,7 @@ pub struct Change {
 }
 
 /// Takes every step of `changes`, all or none: locks the records, asks the protocol, writes what it says.
-/// `stripe` is kept with users who begin to move, and ignored for others.
+/// `stripes`, one for each, are kept with users who begin to move; without them those that stand are kept.
 ///
 /// # Errors
 /// [`Error::Illegal`] names the first user whose record does not allow the step; the transaction must then
@@ -182,7 +182,7 @@ pub async fn change(
     tx: &impl GenericClient,
     kind: KeyKind,
     changes: &[Change],
-    stripe: Option<i32>,
+    stripes: Option<&[i32]>,
 ) -> Result<Vec<Resident>> {
     let users: Vec<UserKey> = changes.iter().map(|change| change.user.clone()).collect();
     adopt(tx, kind, changes).await?;
@@ -199,18 +199,25 @@ pub async fn change(
         .filter(|n| records[*n].is_none())
         .collect();
     if new.is_empty() {
-        write(tx, kind, &users, &next, stripe).await?;
+        write(tx, kind, &users, &next, stripes).await?;
         return Ok(next);
     }
-    let of = |wanted: &dyn Fn(usize) -> bool| -> (Vec<UserKey>, Vec<Resident>) {
-        let chosen = (0..users.len()).filter(|n| wanted(*n));
-        chosen.map(|n| (users[n].clone(), next[n].clone())).unzip()
+    let of = |there: bool| -> (Vec<UserKey>, Vec<Resident>, Option<Vec<i32>>) {
+        let chosen = (0..users.len()).filter(|n| records[*n].is_some() == there);
+        let chosen: Vec<usize> = chosen.collect();
+        let (keys, residents) = chosen
+            .iter()
+            .map(|n| (users[*n].clone(), next[*n].clone()))
+            .unzip();
+        let stripes = stripes.map(|stripes| chosen.iter().map(|n| stripes[*n]).collect());
+        (keys, residents, stripes)
     };
-    let (keys, residents) = of(&|n| records[n].is_some());
-    write(tx, kind, &keys, &residents, stripe).await?;
+    let (keys, residents, of_these) = of(true);
+    write(tx, kind, &keys, &residents, of_these.as_deref()).await?;
     // A record that is not there cannot be locked: whoever wrote one since has the first word.
-    let (keys, residents) = of(&|n| records[n].is_none());
-    if put(tx, kind, &keys, &residents, stripe, Over::None).await? < keys.len() {
+    let (keys, residents, of_these) = of(false);
+    let of_these = of_these.as_deref();
+    if put(tx, kind, &keys, &residents, of_these, Over::None).await? < keys.len() {
         let found = look(tx, kind, &keys).await?;
         for ((n, found), ours) in new.iter().zip(found).zip(&residents) {
             if found.as_ref() != Some(ours) {
@@ -295,9 +302,9 @@ pub async fn write(
     kind: KeyKind,
     users: &[UserKey],
     records: &[Resident],
-    stripe: Option<i32>,
+    stripes: Option<&[i32]>,
 ) -> Result<()> {
-    let written = put(tx, kind, users, records, stripe, Over::Locked).await?;
+    let written = put(tx, kind, users, records, stripes, Over::Locked).await?;
     assert_eq!(written, users.len(), "every record is written once");
     Ok(())
 }
@@ -317,7 +324,7 @@ async fn put(
     kind: KeyKind,
     users: &[UserKey],
     records: &[Resident],
-    stripe: Option<i32>,
+    stripes: Option<&[i32]>,
     over: Over,
 ) -> Result<usize> {
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
@@ -330,6 +337,10 @@ async fn put(
     let mut attempt_seen = Vec::new();
     let mut kept: Vec<Option<Value>> = Vec::new();
     let mut erased = Vec::new();
+    let stripes: Vec<Option<i32>> = match stripes {
+        Some(stripes) => stripes.iter().copied().map(Some).collect(),
+        None => vec![None; records.len()],
+    };
     for record in records {
         let stored = Stored::of(record);
         state.push(record.state.name());
@@ -343,17 +354,17 @@ async fn put(
         erased.push(stored.erased);
     }
     let given = format!(
-        "(SELECT k::{}, s, e, n, p, b, a, an, kp, er \
+        "(SELECT k::{}, s, e, n, p, b, a, an, kp, er, st \
           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], \
-                      $7::bigint[], $8::bigint[], $9::jsonb[], $10::boolean[]) \
-               AS u(k, s, e, n, p, b, a, an, kp, er)) AS v(k, s, e, n, p, b, a, an, kp, er)",
+                      $7::bigint[], $8::bigint[], $9::jsonb[], $10::boolean[], $11::integer[]) \
+               AS u(k, s, e, n, p, b, a, an, kp, er, st)) AS v(k, s, e, n, p, b, a, an, kp, er, st)",
         kind.sql_type()
     );
     let sql = match over {
         Over::None => format!(
             "INSERT INTO domicile.resident AS r \
                (user_key, state, epoch, seen, peer, batch, attempt, attempt_seen, kept, erased_at, stripe) \
-             SELECT k, s, e, n, p, b, a, an, kp, CASE WHEN er THEN now() END, coalesce($11, 0) FROM {given} \
+             SELECT k, s, e, n, p, b, a, an, kp, CASE WHEN er THEN now() END, coalesce(st, 0) FROM {given} \
              ON CONFLICT (user_key) DO NOTHING"
         ),
         // No INSERT ... ON CONFLICT: that writes each row twice.
@@ -361,7 +372,7 @@ async fn put(
             "UPDATE domicile.resident AS r SET \
                state = v.s, epoch = v.e, seen = v.n, peer = v.p, batch = v.b, attempt = v.a, attempt_seen = v.an, \
                kept = v.kp, erased_at = CASE WHEN v.er THEN coalesce(r.erased_at, now()) END, \
-               stripe = coalesce($11, r.stripe), changed_at = now() \
+               stripe = coalesce(v.st, r.stripe), changed_at = now() \
              FROM {given} WHERE r.user_key = v.k"
         ),
     };
@@ -379,7 +390,7 @@ async fn put(
                 (&attempt_seen, Type::INT8_ARRAY),
                 (&kept, Type::JSONB_ARRAY),
                 (&erased, Type::BOOL_ARRAY),
-                (&stripe, Type::INT4),
+                (&stripes, Type::INT4_ARRAY),
             ],
         )
         .await

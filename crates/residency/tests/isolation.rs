@@ -322,7 +322,7 @@ async fn a_writer_of_two_users_and_a_fence_that_wait_for_each_other_end_in_the_f
             attempt: ATTEMPT,
         },
     };
-    records::change(&tx, site.kind(), &[change], Some(2)).await?;
+    records::change(&tx, site.kind(), &[change], Some(&[2])).await?;
     tx.commit().await?;
     let (writer, watch) = (site.app().await?, site.session("postgres").await?);
     writer

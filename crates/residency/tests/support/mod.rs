@@ -271,7 +271,7 @@ impl Site {
         );
         let user = self.user(n);
         mover.execute(&record, &[&user.as_str()]).await?;
-        records::write(&mover, self.kind(), &[user], &[resident], Some(3)).await?;
+        records::write(&mover, self.kind(), &[user], &[resident], Some(&[3])).await?;
         Ok(())
     }
 
@@ -291,7 +291,7 @@ impl Site {
                 },
             })
             .collect();
-        records::change(tx, self.kind(), &changes, Some(3)).await?;
+        records::change(tx, self.kind(), &changes, Some(&vec![3; changes.len()])).await?;
         Ok(residency::journal::current_xid(tx).await?)
     }
 
