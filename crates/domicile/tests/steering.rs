@@ -157,9 +157,8 @@ async fn a_pause_holds_through_a_kill_until_somebody_resumes() -> Result<()> {
     std::fs::remove_file(&hold)?;
     let said: Value = serde_json::from_str(&pausing.end().await?.expect(0)?.stdout)?;
     assert_eq!(said["moves"][0]["paused"], true, "{said}");
-    // The batches that were begun are handed off, and no other.
-    let expected = scene.moved().await?;
-    whole_batches(expected, 3)?;
+    // The batch that was begun is handed off, and no other.
+    let expected = 3 * BATCH;
     let still = async |what: &str| -> Result<()> {
         more_acknowledged(&workload, 60).await?;
         ensure!(scene.moved().await? == expected, "{what}: users went on");
@@ -195,6 +194,29 @@ async fn a_pause_holds_through_a_kill_until_somebody_resumes() -> Result<()> {
         let refused = scene.run(&[command], 2).await?;
         assert!(refused.stderr.contains("no move runs"), "{refused}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_is_told_once_every_batch_under_way_has_come_to_its_end() -> Result<()> {
+    let scene = Scene::new("paused_beside", 1_200).await?;
+    let apply = scene.world.apply("domicile.toml").start()?;
+    let begun = "SELECT count(*) > 0 FROM domicile.resident WHERE state = 'departed'";
+    scene.world.wait_for(0, begun, "true").await?;
+    scene.run(&["pause"], 0).await?;
+    let closed = "SELECT count(*) FROM domicile.resident WHERE state IN ('fenced', 'offered')";
+    assert_eq!(scene.world.value(0, closed).await?, "0");
+    let moved = scene.moved().await?;
+    assert!(
+        moved < scene.movers.len(),
+        "it was over before it was paused"
+    );
+    scene.status("paused", |m| m["doing"] == "paused").await?;
+    assert_eq!(scene.moved().await?, moved);
+    scene.run(&["resume"], 0).await?;
+    apply.end().await?.expect(0)?;
+    assert_eq!(scene.moved().await?, scene.movers.len());
+    scene.world.expect_rest().await?;
     Ok(())
 }
 
@@ -290,13 +312,10 @@ async fn an_abort_between_batches_leaves_who_moved_and_puts_back_the_others() ->
     assert!(refused.stderr.contains("being aborted"), "{refused}");
     std::fs::remove_file(&hold)?;
     let aborted = aborting.end().await?.expect(0)?;
-    let moved = scene.moved().await?;
-    whole_batches(moved, 2)?;
-    let told = format!("{moved} users had moved");
-    assert!(aborted.stdout.contains(&told), "{aborted}");
+    assert!(aborted.stdout.contains("32 users had moved"), "{aborted}");
     let ran = apply.end().await?.expect(1)?;
-    assert_eq!(ran.summary()?["moved"], moved, "{ran}");
-    assert_eq!(scene.at_rest(workload).await?, moved);
+    assert_eq!(ran.summary()?["moved"], 2 * BATCH, "{ran}");
+    assert_eq!(scene.at_rest(workload).await?, 2 * BATCH);
     let entry = "SELECT body ->> 'move' FROM domicile.entry WHERE kind = 'aborted'";
     assert_eq!(scene.world.value(0, entry).await?, id);
     // Rollback is the other command.

@@ -91,6 +91,12 @@ mod imp {
     /// A place where a test may stop the process: nothing, in a build without the feature.
     #[inline(always)]
     pub const fn point(_: &str) {}
+
+    /// Whether a test holds the process at a step: never, in a build without the feature.
+    #[inline(always)]
+    pub const fn is_held() -> bool {
+        false
+    }
 }
 
 #[cfg(feature = "planted-faults")]
@@ -126,6 +132,12 @@ mod imp {
     /// Plants `bug` (or none) in this thread.
     pub fn plant(bug: Option<Bug>) {
         PLANTED.set(bug);
+    }
+
+    /// Whether a test holds the process at a step: what goes on beside it would be held in the middle, too, with whatever
+    /// it has locked.
+    pub fn is_held() -> bool {
+        std::env::var_os("DOMICILE_HOLD").is_some()
     }
 
     /// A place where a test may stop or hold the process.
@@ -171,4 +183,4 @@ mod imp {
 
 #[cfg(feature = "planted-faults")]
 pub use imp::plant;
-pub use imp::{planted, point};
+pub use imp::{is_held, planted, point};

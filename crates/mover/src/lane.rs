@@ -1,6 +1,7 @@
 //! A lane: the sessions along which one batch at a time is handed off. A few batches go side by side, each along its own.
 
 use model::UserKey;
+use model::fault::is_held;
 use postgres::connect::Session;
 use postgres::digest::DigestKey;
 
@@ -33,8 +34,12 @@ pub(crate) enum Went {
 impl Lane {
     /// Opens as many as batches may go side by side.
     pub(crate) async fn open_all(route: &Route) -> Result<Vec<Self>> {
+        let together = match is_held() {
+            true => 1,
+            false => route.bounds.batches_together.max(1),
+        };
         let mut lanes = Vec::new();
-        for _ in 0..route.bounds.batches_together.max(1) {
+        for _ in 0..together {
             lanes.push(Self {
                 desk: Desk {
                     source: route.source.session("mover").await?,
