@@ -26,6 +26,7 @@ use crate::event::{Event, Observer};
 use crate::prepare::Aside;
 use crate::put_back;
 use crate::recover::{Survivor, recover};
+use crate::rest;
 use crate::route::{End, Offices, Route};
 use crate::shapes::Shapes;
 use crate::steer::{Half, Steering};
@@ -77,6 +78,20 @@ pub async fn run(
     expected: Expected,
     observer: &dyn Observer,
 ) -> Result<Report> {
+    let ended = carry_out(Arc::clone(&route), purpose, wanted, expected, observer).await;
+    if ended.as_ref().err().is_none_or(rest::reached) {
+        rest::at_both(&route).await;
+    }
+    ended
+}
+
+async fn carry_out(
+    route: Arc<Route>,
+    purpose: Purpose,
+    wanted: Wanted,
+    expected: Expected,
+    observer: &dyn Observer,
+) -> Result<Report> {
     let (source, target) = (&route.source, &route.target);
     // The offices last as long as these two sessions, whose name tells others which process it is.
     let purpose_of_office = format!("office {}", std::process::id());
@@ -87,6 +102,8 @@ pub async fn run(
         source: source.session("mover").await?,
         target: target.session("mover").await?,
     };
+    // Before anything is written: a table that cannot be had leaves nothing behind.
+    rest::raise(&route, &mut desk).await?;
     bring_references(&route, &mut desk).await?;
     let (row, resumed) = journal::begin_move(&*desk.source, &purpose)
         .await
@@ -296,7 +313,10 @@ fn ends_the_attempts(error: &Error) -> bool {
         | Error::SchemaChanged { .. }
         | Error::Unguarded { .. } => true,
         Error::Residency { source, .. } => {
-            matches!(source, residency::Error::BarrierTimeout { .. })
+            matches!(
+                source,
+                residency::Error::BarrierTimeout { .. } | residency::Error::Held { .. }
+            )
         }
         Error::Postgres { .. }
         | Error::Connect { .. }

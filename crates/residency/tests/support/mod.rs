@@ -264,7 +264,14 @@ impl Site {
             attempt_seen: ATTEMPT,
         };
         let mover = self.mover().await?;
-        records::write(&mover, self.kind(), &[self.user(n)], &[resident], Some(3)).await?;
+        // Written over one that stands, as the mover does.
+        let user = self.user(n);
+        let first = format!(
+            "INSERT INTO domicile.resident (user_key, state, epoch, seen) VALUES ('{user}', 'settled', 0, 0) \
+             ON CONFLICT (user_key) DO NOTHING"
+        );
+        mover.batch_execute(&first).await?;
+        records::write(&mover, self.kind(), &[user], &[resident], Some(3)).await?;
         Ok(())
     }
 
