@@ -80,12 +80,9 @@ async fn in_time(
     home: &HomeSchema,
     timeout: Duration,
 ) -> Result<Option<Vec<String>>> {
-    tx.batch_execute(&format!(
-        "SET LOCAL lock_timeout = {}",
-        timeout.as_millis()
-    ))
-    .await
-    .doing("looking whether the guard stands")?;
+    tx.batch_execute(&format!("SET LOCAL lock_timeout = {}", timeout.as_millis()))
+        .await
+        .doing("looking whether the guard stands")?;
     match watch::unguarded(tx, home).await {
         Err(error) if error.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(None),
         bare => bare.map(Some),

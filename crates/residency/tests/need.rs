@@ -167,14 +167,17 @@ async fn each_condition_that_is_missing_keeps_it_on_or_puts_it_on() -> Result<()
         .await?;
     let condition = |what, away: &str, back: &str, left, at_once| Condition {
         what,
-        away: away.replace("$APP", &site.app).replace("$MOVER", &site.mover),
-        back: back.replace("$APP", &site.app).replace("$MOVER", &site.mover),
+        away: away
+            .replace("$APP", &site.app)
+            .replace("$MOVER", &site.mover),
+        back: back
+            .replace("$APP", &site.app)
+            .replace("$MOVER", &site.mover),
         left,
         at_once,
     };
     let orders_key = "ALTER TABLE orders ADD CONSTRAINT orders_customer_id_fkey FOREIGN KEY (customer_id) REFERENCES customer";
-    let line_key =
-        "ALTER TABLE line ADD CONSTRAINT line_order_id_fkey FOREIGN KEY (order_id) REFERENCES orders";
+    let line_key = "ALTER TABLE line ADD CONSTRAINT line_order_id_fkey FOREIGN KEY (order_id) REFERENCES orders";
     let trigger = |said: &str| {
         format!(
             "DO $$ BEGIN EXECUTE (SELECT format('ALTER TABLE orders {said} TRIGGER %I', g.tgname) FROM pg_trigger AS g
@@ -199,7 +202,9 @@ async fn each_condition_that_is_missing_keeps_it_on_or_puts_it_on() -> Result<()
         ),
         condition(
             "its being validated",
-            &format!("ALTER TABLE orders DROP CONSTRAINT orders_customer_id_fkey; {orders_key} NOT VALID"),
+            &format!(
+                "ALTER TABLE orders DROP CONSTRAINT orders_customer_id_fkey; {orders_key} NOT VALID"
+            ),
             "ALTER TABLE orders VALIDATE CONSTRAINT orders_customer_id_fkey",
             &["visit"],
             true,
@@ -214,8 +219,10 @@ async fn each_condition_that_is_missing_keeps_it_on_or_puts_it_on() -> Result<()
         condition(
             "the key that it refers to, with all that hangs on it",
             "ALTER TABLE note DROP CONSTRAINT note_order_id_n_fkey; ALTER TABLE orders DROP CONSTRAINT orders_pkey CASCADE",
-            &format!("ALTER TABLE orders ADD PRIMARY KEY (id); {line_key};
-              ALTER TABLE note ADD FOREIGN KEY (order_id, n) REFERENCES line"),
+            &format!(
+                "ALTER TABLE orders ADD PRIMARY KEY (id); {line_key};
+              ALTER TABLE note ADD FOREIGN KEY (order_id, n) REFERENCES line"
+            ),
             &["orders", "visit"],
             true,
         ),
@@ -411,7 +418,8 @@ async fn nobody_but_the_mover_takes_it_off_and_he_not_while_users_move() -> Resu
 async fn partitions_rest_and_stand_with_their_root_and_those_to_come_too() -> Result<()> {
     let site = site().await?;
     let (mut mover, admin) = (site.mover().await?, site.session("postgres").await?);
-    let states = "SELECT string_agg(DISTINCT g.tgenabled::text, '') FROM pg_partition_tree('visit') AS p
+    let states =
+        "SELECT string_agg(DISTINCT g.tgenabled::text, '') FROM pg_partition_tree('visit') AS p
                   JOIN pg_trigger AS g ON g.tgrelid = p.relid WHERE g.tgname = 'DOMICILE_GUARD'";
     let found = async || -> Result<String> { Ok(admin.query_one(states, &[]).await?.get(0)) };
     assert_eq!(found().await?, "A");
@@ -515,7 +523,8 @@ async fn whoever_wrote_unguarded_has_ended_before_it_stands() -> Result<()> {
         .await?;
     let raising = rest::raise(&mut mover, &site.home, PATIENCE);
     let ending = async {
-        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
+        let waits =
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
         until(&watch, "it waits for the writer", waits).await?;
         writer
             .batch_execute("UPDATE orders SET total = 2 WHERE id = 10; COMMIT")

@@ -93,7 +93,8 @@ pub(super) async fn look(
 
 /// The tables on which the guard rests as nobody moves, by object id, each with the reason why it may not, if there is one.
 async fn resting(client: &Client) -> Result<BTreeMap<u32, Option<String>>, ReadError> {
-    let sql = "SELECT relation::oid, domicile.guard_needed(relation) FROM domicile.guarded WHERE rests";
+    let sql =
+        "SELECT relation::oid, domicile.guard_needed(relation) FROM domicile.guarded WHERE rests";
     let rows = client
         .query(sql, &[])
         .await
