@@ -2,6 +2,7 @@
 //! and collations differ; and damage of every kind at the target is noticed by the digests.
 
 mod damage;
+mod kept;
 mod kinds;
 mod types;
 mod values;
