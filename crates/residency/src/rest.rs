@@ -3,7 +3,7 @@
 //!
 //! Three things meet here, and one lock keeps them apart, that of the table `domicile.guarded`: who brings a record out
 //! of rest ([`stands`], in the transaction of an enrolment or a beginning, in ROW EXCLUSIVE), who takes the guard off
-//! ([`rest`]) or puts it on ([`raise`]), and whoever changes the tables (the event trigger, in SHARE). Each looks in a later
+//! ([`rest`]) or puts it on ([`raise`]), and whoever changes the tables (the event trigger; see there in which). Each looks in a later
 //! statement than the one that took the lock.
 
 use std::collections::BTreeSet;

@@ -94,8 +94,13 @@ BEGIN
     -- Whatever may have taken a condition away, or put a guard to rest.
     IF TG_EVENT = 'sql_drop' OR TG_TAG IN ('CREATE SUBSCRIPTION', 'ALTER SUBSCRIPTION')
             OR TG_TAG = 'ALTER TABLE' AND touches THEN
-        -- Nobody puts a guard to rest, and nobody is enrolled or begins to arrive, until this transaction has ended.
-        LOCK TABLE domicile.guarded IN SHARE MODE;
+        -- Nobody puts a guard to rest until this transaction has ended; where one rests, perhaps by this very command,
+        -- nobody is enrolled or begins to arrive either. Where all stand, who is enrolled keeps nobody waiting.
+        IF EXISTS (SELECT FROM domicile.guarded AS w WHERE w.rests) THEN
+            LOCK TABLE domicile.guarded IN SHARE MODE;
+        ELSE
+            LOCK TABLE domicile.guarded IN ROW EXCLUSIVE MODE;
+        END IF;
         IF current_setting('transaction_isolation') <> 'read committed' THEN
             -- Its snapshot may be of before: then this fails with 40001, for everyone who did that wrote here.
             PERFORM FROM domicile.guarded FOR SHARE;
