@@ -43,7 +43,7 @@ pub async fn unguarded(session: &impl GenericClient, home: &HomeSchema) -> Resul
 }
 
 /// The statements that create the event trigger: a command that leaves a guarded table without its guard, or with a
-/// disabled one, is refused, whoever gives it; but the row trigger may rest where [`crate::need`] allows it. Where a
+/// disabled one, is refused, whoever gives it; but the row trigger may rest where `need` allows it. Where a
 /// command takes away what allowed that, the row trigger is put on in its transaction. Only a superuser can run them.
 ///
 /// Nothing here goes by `guarded.rests` alone: who owns the schema could write it. It says only that the mover meant it.
