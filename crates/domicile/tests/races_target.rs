@@ -29,8 +29,8 @@ async fn writes_at_the_target_for_users_who_are_not_home_yet_are_refused() -> Re
         "TRUNCATE item",
     ];
     let world = depot("foreign_writes").await?;
-    // His record, and then his rows, too, stand there.
-    for point in ["after-enrol", "after-drained", "after-offer"] {
+    // His record, and then his rows, too, stand there. Once he is offered the target reads them: what it holds would wait.
+    for point in ["after-enrol", "after-drained", "after-fence"] {
         let ran = world
             .held("domicile.toml", point, &[], async || {
                 for as_whom in [world.application(1).await?, world.admin(1).await?] {
