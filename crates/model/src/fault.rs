@@ -47,6 +47,10 @@ pub enum Bug {
     SecondDecision,
     /// Nobody looks whether the tables change while users move.
     SchemaUnwatched,
+    /// Users are enrolled, or begin to arrive, without a look whether the guard stands.
+    EnrolUnguarded,
+    /// The guard is taken off without a look whether anybody is neither settled nor erased.
+    RestUnsettled,
     /// Now and then an INSERT is not applied, and the handoff is accepted all the same: what is left is for
     /// a reader who trusts nobody to find.
     LoseRow,
@@ -74,6 +78,8 @@ impl Bug {
         ("forget-kept", Bug::ForgetKept),
         ("second-decision", Bug::SecondDecision),
         ("schema-unwatched", Bug::SchemaUnwatched),
+        ("enrol-unguarded", Bug::EnrolUnguarded),
+        ("rest-unsettled", Bug::RestUnsettled),
         ("lose-row", Bug::LoseRow),
     ];
 }

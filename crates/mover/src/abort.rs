@@ -11,6 +11,7 @@ use tokio_postgres::error::SqlState;
 use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Result};
 use crate::recover::recover;
+use crate::rest;
 use crate::route::{End, Offices, Route};
 
 /// How long giving up waits for one of the application's transactions, in milliseconds.
@@ -28,7 +29,9 @@ pub async fn abort(route: &Route, id: &MoveId) -> Result<()> {
         source: route.source.session("mover").await?,
         target: route.target.session("mover").await?,
     };
-    end(route, &offices, &mut desk, id).await
+    end(route, &offices, &mut desk, id).await?;
+    rest::at_both(route).await;
+    Ok(())
 }
 
 /// Takes the offices at both ends, for as long as the two sessions live. Their name tells others which process it is.

@@ -28,6 +28,7 @@ use crate::lane::Lane;
 use crate::prepare::Aside;
 use crate::put_back;
 use crate::recover::{Survivor, recover};
+use crate::rest;
 use crate::route::{End, Offices, Route};
 use crate::shapes::Shapes;
 use crate::steer::{Half, Steering};
@@ -82,12 +83,28 @@ pub async fn run(
     expected: Expected,
     observer: &dyn Observer,
 ) -> Result<Report> {
+    let ended = carry_out(Arc::clone(&route), purpose, wanted, expected, observer).await;
+    if ended.as_ref().err().is_none_or(rest::reached) {
+        rest::at_both(&route).await;
+    }
+    ended
+}
+
+async fn carry_out(
+    route: Arc<Route>,
+    purpose: Purpose,
+    wanted: Wanted,
+    expected: Expected,
+    observer: &dyn Observer,
+) -> Result<Report> {
     let (source, target) = (&route.source, &route.target);
     let (offices, _held) = take_offices(&route).await?;
     let mut desk = Desk {
         source: source.session("mover").await?,
         target: target.session("mover").await?,
     };
+    // Before anything is written: a table that cannot be had leaves nothing behind.
+    rest::raise(&route, &mut desk).await?;
     bring_references(&route, &mut desk).await?;
     let (row, resumed) = journal::begin_move(&*desk.source, &purpose)
         .await
@@ -297,7 +314,10 @@ fn ends_the_attempts(error: &Error) -> bool {
         | Error::SchemaChanged { .. }
         | Error::Unguarded { .. } => true,
         Error::Residency { source, .. } => {
-            matches!(source, residency::Error::BarrierTimeout { .. })
+            matches!(
+                source,
+                residency::Error::BarrierTimeout { .. } | residency::Error::Held { .. }
+            )
         }
         Error::Postgres { .. }
         | Error::Connect { .. }

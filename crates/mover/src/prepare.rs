@@ -18,7 +18,8 @@ use crate::error::{At, Error, Result};
 use crate::event;
 use crate::portion::Progress;
 use crate::put_back;
-use crate::route::{Offices, Route};
+use crate::rest;
+use crate::route::{End, Offices, Route};
 
 /// Users copied together under one snapshot.
 #[derive(Clone, Debug)]
@@ -37,6 +38,9 @@ impl Chunk {
         self.users.iter().map(|(user, _)| user.clone()).collect()
     }
 }
+
+/// How often an enrolment or a beginning is begun anew because the guard was taken off, or a table changed, just then.
+const FOOTINGS: u32 = 20;
 
 /// Users who cannot take part, with the reason.
 pub type Aside = Vec<(UserKey, String)>;
@@ -58,7 +62,8 @@ pub(crate) async fn prepare(
     let mut chunks = Vec::new();
     let mut aside = Vec::new();
     let mut enrolment = 0;
-    guarded(route, desk).await?;
+    rest::raise(route, desk).await?;
+    point("after-raise");
     for group in groups {
         let group = without_pinned(route, desk, group, &mut aside).await?;
         let floor = inbound::highest_attempt(&*desk.target)
@@ -160,12 +165,18 @@ async fn begin(
 ) -> Result<Option<(Counted, bool)>> {
     let (source, target) = (&route.source.site, &route.target);
     let doing = "making ready for an attempt";
+    let mut footings = 0;
     loop {
         if users.is_empty() {
             return Ok(None);
         }
         let tx = transaction(&mut desk.target, target, doing).await?;
         offices.arrivals.hold(&tx).await.at(&target.site, doing)?;
+        if !stands(&tx, target).await? {
+            drop(tx);
+            again(route, desk, &mut footings).await?;
+            continue;
+        }
         let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
         let before = records::look(&tx, target.kind(), &keys)
             .await
@@ -218,9 +229,15 @@ async fn enrol(
 ) -> Result<(i64, Counted)> {
     let source = &route.source;
     let doing = "enrolling users";
+    let mut footings = 0;
     loop {
         let tx = transaction(&mut desk.source, source, doing).await?;
         offices.departures.hold(&tx).await.at(&source.site, doing)?;
+        if !stands(&tx, source).await? {
+            drop(tx);
+            again(route, desk, &mut footings).await?;
+            continue;
+        }
         let mut refused = None;
         let mut places = 0..;
         for part in users.chunks(ENROLLED_TOGETHER) {
@@ -264,6 +281,24 @@ async fn enrol(
         commit(tx, source, doing).await?;
         return Ok((xid, users));
     }
+}
+
+/// Whether the guard stands at `end`, and stays until `tx` ends: [`residency::rest::stands`].
+async fn stands(tx: &tokio_postgres::Transaction<'_>, end: &End) -> Result<bool> {
+    residency::rest::stands(tx, &end.schema)
+        .await
+        .at(&end.site, "looking whether the guard stands and stays")
+}
+
+/// Another move's end took the guard off in between, or somebody changes a table: puts it on again, within a bound.
+async fn again(route: &Route, desk: &mut Desk, footings: &mut u32) -> Result<()> {
+    *footings += 1;
+    if *footings > FOOTINGS {
+        let tables = vec!["some table, which others lock or change all the time".to_owned()];
+        let site = route.source.site.clone();
+        return Err(Error::Unguarded { site, tables });
+    }
+    rest::raise(route, desk).await
 }
 
 /// Makes sure that the guard stands on every table at both ends: whoever took it off closes moves.

@@ -54,6 +54,14 @@ pub enum Error {
         /// Who is in the way: process id, age, role.
         blockers: Vec<String>,
     },
+    /// The guard rested on a table, and could not be put on in time.
+    #[error("the guard could not be put on {table} in time: {}", if .holders.is_empty() { "it is locked".to_owned() } else { .holders.join("; ") })]
+    Held {
+        /// The table.
+        table: String,
+        /// Who has it: process id, age, role.
+        holders: Vec<String>,
+    },
     /// Something that must hold does not; named with the mend.
     #[error("{0}")]
     Refused(String),

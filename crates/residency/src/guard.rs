@@ -12,6 +12,7 @@
 mod dependants;
 mod function;
 mod key;
+mod quick;
 mod side;
 
 use model::fault::{Bug, planted};

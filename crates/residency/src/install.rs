@@ -13,10 +13,10 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::guard::{self, Terms};
-use crate::{Error, Result, audit, schema, watch};
+use crate::{Error, Result, audit, need, schema, watch};
 
 /// The version of the tables that this program creates.
-pub const VERSION: i32 = 2;
+pub const VERSION: i32 = 3;
 
 /// How long attaching a trigger may wait for the application's open transactions before it lets others pass.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -119,7 +119,15 @@ pub async fn install(session: &mut Client, wanted: &Installation<'_>) -> Result<
             .batch_execute(&guard::table_function(wanted.home, table, &terms))
             .await
             .doing("creating a guard function")?;
+        session
+            .batch_execute(&need::setter(table, terms.mover))
+            .await
+            .doing("creating a function that sets the guard")?;
     }
+    session
+        .batch_execute(&need::function(wanted.home, terms.mover))
+        .await
+        .doing("creating the function that says where the guard is needed")?;
     grants(session, wanted).await?;
     // The user table first: from then on new users get their records; the other tables find them.
     for table in &wanted.home.owned {
@@ -421,11 +429,19 @@ async fn attach(
     let standing: bool = session
         .query_one(
             "SELECT bool_and((SELECT count(*) = 2 FROM pg_trigger AS t \
-                 WHERE t.tgrelid = part.relation AND t.tgname = ANY ($2) AND t.tgenabled = 'A' \
+                 WHERE t.tgrelid = part.relation AND t.tgname = ANY ($2) \
+                   AND (t.tgenabled = 'A' OR t.tgenabled = 'D' AND t.tgname = $4 AND w.rests AND w.may) \
                    AND position(quote_literal($3::text) IN pg_get_triggerdef(t.oid)) > 0)) \
              FROM (SELECT $1::text::regclass::oid UNION SELECT p.relid::oid \
-                   FROM pg_partition_tree($1::text::regclass) AS p WHERE p.isleaf) AS part(relation)",
-            &[&table.name.sql(), &vec![guard::TRIGGER, guard::TRUNCATE_TRIGGER], &terms.mover],
+                   FROM pg_partition_tree($1::text::regclass) AS p WHERE p.isleaf) AS part(relation), \
+                  (SELECT coalesce(bool_or(g.rests), false), domicile.guard_needed($1::text::regclass) IS NULL \
+                   FROM domicile.guarded AS g WHERE g.relation = $1::text::regclass) AS w(rests, may)",
+            &[
+                &table.name.sql(),
+                &vec![guard::TRIGGER, guard::TRUNCATE_TRIGGER],
+                &terms.mover,
+                &guard::TRIGGER,
+            ],
         )
         .await
         .doing(doing)?
@@ -592,8 +608,9 @@ pub async fn uninstall(
         )));
     }
     tx.batch_execute(&format!(
-        "DELETE FROM domicile.guarded; DROP EVENT TRIGGER IF EXISTS {0}; DROP EVENT TRIGGER IF EXISTS {0}_drop",
-        watch::EVENT_TRIGGER
+        "DELETE FROM domicile.guarded; DROP EVENT TRIGGER IF EXISTS {}; DROP EVENT TRIGGER IF EXISTS {}",
+        watch::EVENT_TRIGGER,
+        watch::DROP_TRIGGER
     ))
     .await
     .doing(doing)?;

@@ -237,7 +237,7 @@ pub async fn change(
 }
 
 /// What the protocol makes of `records`, one for each of `changes`: for a caller that holds them under [`lock`], and
-/// writes what this returns with [`write`].
+/// writes what this returns with [`write()`].
 ///
 /// # Errors
 /// [`Error::Illegal`] names the first user whose record does not allow the step.

@@ -60,8 +60,18 @@ END $$;
 CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
 COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';
 
-CREATE TABLE IF NOT EXISTS domicile.guarded (relation regclass PRIMARY KEY);
-COMMENT ON TABLE domicile.guarded IS 'Tables on which the guard must stand.';
+CREATE TABLE IF NOT EXISTS domicile.guarded (
+    relation regclass PRIMARY KEY,
+    rests boolean NOT NULL DEFAULT false
+);
+-- Of version 2; looked for first, as the lock would wait for a move.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'domicile.guarded'::regclass AND attname = 'rests') THEN
+        ALTER TABLE domicile.guarded ADD COLUMN rests boolean NOT NULL DEFAULT false;
+    END IF;
+END $$;
+COMMENT ON TABLE domicile.guarded IS
+    'Tables on which the guard must stand; where it rests, nobody moves and foreign keys do its work.';
 
 CREATE TABLE IF NOT EXISTS domicile.office (
     name text PRIMARY KEY,

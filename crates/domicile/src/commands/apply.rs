@@ -247,6 +247,13 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
             Exit::Limit,
             "end the transactions named, and run apply again",
         ),
+        Error::Residency {
+            source: residency::Error::Held { .. },
+            ..
+        } => (
+            Exit::Limit,
+            "nobody is left half-way; end the transactions named, and run apply again",
+        ),
         Error::WalCap { .. } => (
             Exit::Limit,
             "nobody is left half-way; raise limits.wal or move in smaller parts, and run apply again",

@@ -11,6 +11,7 @@ use residency::journal::{self, BatchRow};
 use residency::{audit, records};
 
 use super::homes::{self, Home};
+use super::routes::end;
 use super::{apply, show, users};
 use crate::cli::Erase;
 use crate::config::{Config, Service};
@@ -72,6 +73,10 @@ pub async fn run(config: &Config, args: &Erase) -> Outcome {
         for source in 0..homes.len() {
             erase_at(&order, (name, service), &mut homes, source, &mut erased).await?;
         }
+        // Once all is erased that was to be, nobody may need the guard any more.
+        for home in &homes {
+            mover::rest::at(&end(service, home)?).await;
+        }
     }
     show(&render(&erased, Form::of_stdout(args.json.json)))?;
     Ok(erased.exit())
@@ -100,12 +105,8 @@ async fn erase_at(
     at: usize,
     erased: &mut Erased,
 ) -> Outcome<()> {
-    let site = homes[at].site.clone();
-    let source = End {
-        site: site.clone(),
-        url: service.databases[&site].url()?.expose().to_owned(),
-        schema: std::sync::Arc::new(homes[at].schema()?.clone()),
-    };
+    let source = end(service, &homes[at])?;
+    let site = source.site.clone();
     let kind = source.kind();
     let only = match &order.user {
         None => None,

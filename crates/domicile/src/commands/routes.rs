@@ -87,7 +87,8 @@ impl Ends {
     }
 }
 
-fn end(service: &Service, home: &Home) -> Outcome<End> {
+/// The end of a move that `home` is.
+pub(super) fn end(service: &Service, home: &Home) -> Outcome<End> {
     Ok(End {
         site: home.site.clone(),
         url: service.databases[&home.site].url()?.expose().to_owned(),

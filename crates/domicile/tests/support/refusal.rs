@@ -24,12 +24,12 @@ const PEOPLE: &str = "
     INSERT INTO item SELECT n, (n + 1) / 2, 1 + n % 2, 'body' FROM generate_series(1, 24) AS n;";
 
 /// Everything in a database that a command could have changed: rows of every table but those that say which
-/// process acts, triggers, slots, the publication, roles of movers.
+/// process acts and what it is at, triggers, slots, the publication, roles of movers.
 const EVERYTHING: &str = r"
     SELECT md5(coalesce(string_agg(part, ',' ORDER BY part COLLATE pg_catalog.default), '')) FROM (
       SELECT format('%s.%s %s', schemaname, tablename, md5(query_to_xml(
                format('SELECT t::text FROM %I.%I AS t ORDER BY 1', schemaname, tablename), true, true, '')::text))
-        FROM pg_tables WHERE schemaname IN ('public', 'domicile') AND tablename <> 'office'
+        FROM pg_tables WHERE schemaname IN ('public', 'domicile') AND tablename NOT IN ('office', 'activity')
       UNION ALL SELECT format('%s %s', tgrelid::regclass, tgname) FROM pg_trigger WHERE NOT tgisinternal
       UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE database = current_database()
       UNION ALL SELECT 'publication ' || pubname FROM pg_publication

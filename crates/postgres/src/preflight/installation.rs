@@ -1,5 +1,7 @@
 //! Whether Domicile is installed here, for this service and site, whole.
 
+use std::collections::BTreeMap;
+
 use residency::guard::{TRIGGER, TRUNCATE_TRIGGER};
 use residency::install::{VERSION, stream_name};
 use tokio_postgres::Client;
@@ -80,12 +82,31 @@ pub(super) async fn look(
             INSTALL,
         );
     }
-    guard(expect, findings);
+    let resting = match version == VERSION {
+        true => resting(client).await?,
+        false => BTreeMap::new(),
+    };
+    guard(expect, &resting, findings);
     publication(client, expect, findings).await?;
     Ok(true)
 }
 
-fn guard(expect: &Expectation<'_>, findings: &mut Findings<'_>) {
+/// The tables on which the guard rests as nobody moves, by object id, each with the reason why it may not, if there is one.
+async fn resting(client: &Client) -> Result<BTreeMap<u32, Option<String>>, ReadError> {
+    let sql =
+        "SELECT relation::oid, domicile.guard_needed(relation) FROM domicile.guarded WHERE rests";
+    let rows = client
+        .query(sql, &[])
+        .await
+        .map_err(ReadError::of("where the guard rests"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+fn guard(
+    expect: &Expectation<'_>,
+    resting: &BTreeMap<u32, Option<String>>,
+    findings: &mut Findings<'_>,
+) {
     for table in &expect.schema.owned {
         let triggers = expect
             .catalog
@@ -95,6 +116,21 @@ fn guard(expect: &Expectation<'_>, findings: &mut Findings<'_>) {
         for name in [TRIGGER, TRUNCATE_TRIGGER] {
             match triggers.iter().find(|trigger| trigger.name == name) {
                 Some(trigger) if trigger.fires == TriggerFires::Always => {}
+                Some(trigger)
+                    if name == TRIGGER
+                        && trigger.fires == TriggerFires::Disabled
+                        && resting.contains_key(&table.oid) =>
+                {
+                    if let Some(Some(why)) = resting.get(&table.oid) {
+                        findings.warning(
+                            format!(
+                                "the guard rests on {}, and may not any more: {why}",
+                                table.name
+                            ),
+                            INSTALL,
+                        );
+                    }
+                }
                 Some(_) => findings.blocker(
                     format!(
                         "trigger {name} on {} does not fire always: writes can pass the guard",

@@ -3,7 +3,7 @@
 use model::fault::{Bug, planted};
 use model::table::{HomeSchema, Hop, OwnedTable, literal, quote};
 
-use super::{NOT_HERE, PINNED, ROW_MESSAGE, Terms, dependants, function_name, key, side};
+use super::{NOT_HERE, PINNED, ROW_MESSAGE, Terms, dependants, function_name, key, quick, side};
 
 /// The guard function of `table`.
 pub fn table_function(home: &HomeSchema, table: &OwnedTable, terms: &Terms<'_>) -> String {
@@ -39,10 +39,9 @@ pub fn table_function(home: &HomeSchema, table: &OwnedTable, terms: &Terms<'_>) 
             .map(|c| format!("OLD.{c} IS DISTINCT FROM NEW.{c}", c = quote(c)));
         terms.collect::<Vec<_>>().join(" OR ")
     };
-    let user_row = if is_user_table {
-        user_table_part(home, terms)
-    } else {
-        String::new()
+    let (pin, user_row) = match is_user_table {
+        true => (pin(home, terms), user_table_part(home, terms)),
+        false => (String::new(), String::new()),
     };
     format!(
         r#"
@@ -51,6 +50,10 @@ CREATE OR REPLACE FUNCTION domicile.{function}() RETURNS trigger LANGUAGE plpgsq
 #variable_conflict use_column
 DECLARE
     standing text;
+BEGIN
+    {pin}
+    {quick}
+    DECLARE
     new_owner {key_type};
     old_owner {key_type};
     again {key_type};
@@ -59,7 +62,7 @@ DECLARE
     new_orphan boolean := false;
     old_orphan boolean := false;
     said jsonb;{more}
-BEGIN
+    BEGIN
     {user_row}
     IF TG_OP <> 'DELETE' THEN
         {new_side}
@@ -98,8 +101,10 @@ BEGIN
     PERFORM pg_logical_emit_message(true, '{ROW_MESSAGE}', said::text);
     {sharers}
     RETURN NULL;
+    END;
 END $guard$;
 "#,
+        quick = quick::block(home, table, terms, &same_owner),
         function = quote(&function_name(table)),
         oid = table.oid,
         settings = settings(home, table),
@@ -240,8 +245,31 @@ fn parent_key(home: &HomeSchema, hop: &Hop) -> Option<Vec<String>> {
     key.iter().map(of).collect()
 }
 
-/// What the user table's guard does besides: creation writes the record, a key changes only as a deletion and
-/// a creation, and a pinned market is written at its pin alone.
+/// A pinned market is written at its pin alone.
+fn pin(home: &HomeSchema, terms: &Terms<'_>) -> String {
+    let pinned: Vec<String> = terms
+        .pinned
+        .iter()
+        .filter(|(_, site)| site != terms.site)
+        .map(|(market, _)| literal(market.as_str()))
+        .collect();
+    match &home.users.market {
+        Some(market) if !pinned.is_empty() => {
+            let table = quote(&home.users.name.name);
+            format!(
+                "IF TG_OP <> 'DELETE' AND (SELECT ({market})::text FROM (SELECT NEW.*) AS {table}) \
+                   IN ({}) THEN
+        RAISE EXCEPTION 'users of this market are pinned to another site' USING ERRCODE = '{PINNED}';
+    END IF;",
+                pinned.join(", ")
+            )
+        }
+        _ => String::new(),
+    }
+}
+
+/// What the user table's guard does besides: creation writes the record, and a key changes only as a deletion and
+/// a creation.
 fn user_table_part(home: &HomeSchema, terms: &Terms<'_>) -> String {
     let key = quote(&home.users.key);
     let origin = literal(terms.origin.as_str());
@@ -260,25 +288,6 @@ fn user_table_part(home: &HomeSchema, terms: &Terms<'_>) -> String {
         ),
         _ => String::new(),
     };
-    let pinned: Vec<String> = terms
-        .pinned
-        .iter()
-        .filter(|(_, site)| site != terms.site)
-        .map(|(market, _)| literal(market.as_str()))
-        .collect();
-    let pin = match &home.users.market {
-        Some(market) if !pinned.is_empty() => {
-            let table = quote(&home.users.name.name);
-            format!(
-                "IF TG_OP <> 'DELETE' AND (SELECT ({market})::text FROM (SELECT NEW.*) AS {table}) \
-                   IN ({}) THEN
-        RAISE EXCEPTION 'users of this market are pinned to another site' USING ERRCODE = '{PINNED}';
-    END IF;",
-                pinned.join(", ")
-            )
-        }
-        _ => String::new(),
-    };
     let create = format!(
         "{belongs_to_origin}
         INSERT INTO domicile.resident (user_key, state, epoch, seen) VALUES (NEW.{key}, 'settled', 1, 1)
@@ -288,8 +297,7 @@ fn user_table_part(home: &HomeSchema, terms: &Terms<'_>) -> String {
         END IF;"
     );
     format!(
-        "{pin}
-    IF TG_OP = 'INSERT' THEN
+        "IF TG_OP = 'INSERT' THEN
         {create}
     ELSIF {stood} AND (TG_OP = 'DELETE' OR OLD.{key} IS DISTINCT FROM NEW.{key}) THEN
         -- Known while his row stood: stays known once it is gone.
