@@ -7,7 +7,7 @@ use model::fault::{Bug, planted, point};
 use model::{BatchId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
-use postgres::kept::Kept;
+use postgres::kept::{Keeping, Kept};
 use postgres::shape::Shape;
 use postgres::{census, foreign_keys, verify};
 use residency::records::{self, Change};
@@ -43,6 +43,7 @@ impl Offer {
 /// What the target found, in the transaction that it holds open until it is told what the source found.
 pub struct Looked<'a> {
     tx: Transaction<'a>,
+    kept: &'a Kept,
     records: Vec<Option<Resident>>,
     standing: Option<Decision>,
     findings: Findings,
@@ -69,7 +70,7 @@ pub async fn look<'a>(
     route: &Route,
     offices: &Offices,
     tx: Transaction<'a>,
-    kept: &Kept,
+    kept: &'a Kept,
     handoff: &Handoff,
     key: &DigestKey,
     shape: &Shape,
@@ -80,15 +81,16 @@ pub async fn look<'a>(
     // Kept since before the fence: this sends nothing.
     let reader = verify::Reader::prepare(&tx, kept, &target.schema);
     let reader = reader.await.at(&target.site, doing)?;
+    let asked = Keeping::new(&tx, kept);
     // Sent together; the server takes them in this order, so the records are locked before anything is read of them.
     let (office, prepared, records, standing, chunk, spoilt) = tokio::join!(
         biased;
-        offices.arrivals.hold(&tx),
+        offices.arrivals.hold(&asked),
         reader.by_index(&tx),
-        records::lock(&tx, target.kind(), &users),
-        decisions::standing(&tx, &route.service, &handoff.batch),
-        inbound::lock(&tx, source, handoff.attempt),
-        inbound::spoilt(&tx, source, handoff.attempt),
+        records::lock(&asked, target.kind(), &users),
+        decisions::standing(&asked, &route.service, &handoff.batch),
+        inbound::lock(&asked, source, handoff.attempt),
+        inbound::spoilt(&asked, source, handoff.attempt),
     );
     office.at(&target.site, doing)?;
     prepared.at(&target.site, doing)?;
@@ -129,6 +131,7 @@ pub async fn look<'a>(
     }
     Ok(Looked {
         tx,
+        kept,
         records,
         standing,
         findings,
@@ -146,6 +149,7 @@ impl Looked<'_> {
         let (source, target) = (&route.source.site, &route.target);
         let doing = "accepting a batch";
         let tx = self.tx;
+        let asked = Keeping::new(&tx, self.kept);
         if let Some((rows, manifests)) = &self.mine {
             let unverified = planted(Bug::AcceptUnverified) || planted(Bug::LoseRow);
             if (*rows != offer.digest || *manifests != offer.manifests) && !unverified {
@@ -171,16 +175,16 @@ impl Looked<'_> {
                 });
                 let (written, outcome, entered) = tokio::join!(
                     biased;
-                    records::write(&tx, target.kind(), &users, &next, None),
+                    records::write(&asked, target.kind(), &users, &next, None),
                     decisions::decide(
-                        &tx,
+                        &asked,
                         &route.service,
                         &offer.handoff.batch,
                         source,
                         Decision::Accepted,
                         Some(&stored),
                     ),
-                    entries::append(&tx, "arrived", body, &users),
+                    entries::append(&asked, "arrived", body, &users),
                 );
                 written.at(&target.site, doing)?;
                 entered.at(&target.site, doing)?;

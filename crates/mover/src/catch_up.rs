@@ -14,6 +14,7 @@ use model::fault::{Bug, planted, point};
 use model::{Attempt, BatchId, UserKey};
 use postgres::apply;
 use postgres::connect::Session;
+use postgres::kept::Keeping;
 use postgres::lsn::Lsn;
 use postgres::pgoutput::Relation;
 use postgres::replica;
@@ -396,18 +397,20 @@ impl Follower {
         let route = Arc::clone(&self.route);
         let (source, target) = (&route.source.site, &route.target);
         let doing = "applying changes";
+        let kept = self.session.kept();
         let mut tx = transaction(&mut self.session, target, doing).await?;
+        let asked = Keeping::new(&tx, &kept);
         // Sent together; the server takes them in this order.
         let moved = try_join_all(work.iter().map(async |work| {
             let upto = work.upto();
             Ok::<_, residency::Error>(
                 planted(Bug::PositionApart)
-                    || inbound::advance(&tx, source, work.attempt, work.from.0, upto.0).await?,
+                    || inbound::advance(&asked, source, work.attempt, work.from.0, upto.0).await?,
             )
         }));
         let (held, assumed, moved) = tokio::join!(
             biased;
-            self.offices.arrivals.hold(&tx),
+            self.offices.arrivals.hold(&asked),
             replica::assume(&tx),
             moved,
         );

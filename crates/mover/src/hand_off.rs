@@ -9,6 +9,7 @@ use model::fault::point;
 use model::{Attempt, BatchId, Epoch, MoveId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
+use postgres::kept::{Asks, Keeping};
 use postgres::lsn::Lsn;
 use postgres::shape::Shape;
 use postgres::verify;
@@ -17,7 +18,6 @@ use residency::office::Office;
 use residency::records::{self, Change};
 use residency::{entries, fence};
 use serde_json::{Map, Value, json};
-use tokio_postgres::Transaction;
 
 use crate::accept::{self, Offer, Word, in_doubt, make_durable};
 use crate::catch_up::CatchUp;
@@ -88,14 +88,16 @@ impl Hands<'_> {
     ) -> Result<Outcome> {
         let (route, source) = (self.route, &self.route.source);
         let target = &route.target;
-        let (kept, kept_there) = (self.reader.kept(), self.desk.target.kept());
+        let (kept_here, kept_there) = (self.desk.source.kept(), self.desk.target.kept());
+        let kept = self.reader.kept();
+        let asked = Keeping::new(&*self.desk.source, &kept_here);
         // All before anybody is closed, and all at once: none of these waits for another. What the digests will ask is
         // prepared here too.
         let (near, same, stands, batch, reader, reader_there) = tokio::join!(
             self.caught_up(),
             self.shapes.look_again(route, self.desk),
             guarded(route, self.desk),
-            journal::new_batch(&*self.desk.source, id),
+            journal::new_batch(&asked, id),
             verify::Reader::prepare(&**self.reader, &kept, &source.schema),
             verify::Reader::prepare(&*self.desk.target, &kept_there, &target.schema),
         );
@@ -113,11 +115,14 @@ impl Hands<'_> {
         point("before-fence");
         let raised = fence::raise(
             &mut self.desk.source,
+            &kept_here,
             &self.offices.departures,
             source.kind(),
-            users,
-            attempt,
-            &batch,
+            fence::Closed {
+                users,
+                attempt,
+                batch: &batch,
+            },
             route.bounds.fence_patience,
         )
         .await;
@@ -256,7 +261,8 @@ impl Hands<'_> {
     /// Whether the stream is so near that a fence will be drained in time.
     async fn caught_up(&self) -> Result<bool> {
         let source = &self.route.source.site;
-        let marked = journal::beat(&*self.desk.source)
+        let kept = self.desk.source.kept();
+        let marked = journal::beat(&Keeping::new(&*self.desk.source, &kept))
             .await
             .at(source, "marking the change stream")?;
         let passed = self.catch_up.passed(Lsn(marked));
@@ -342,10 +348,12 @@ async fn offer(
             },
         })
         .collect();
+    let kept = session.kept();
     let tx = transaction(session, source, doing).await?;
-    let records = held(&tx, source, &offices.departures, users, doing).await?;
+    let asked = Keeping::new(&tx, &kept);
+    let records = held(&asked, source, &offices.departures, users, doing).await?;
     let next = records::steps(&changes, &records).at(&source.site, doing)?;
-    records::write(&tx, source.kind(), users, &next, None)
+    records::write(&asked, source.kind(), users, &next, None)
         .await
         .at(&source.site, doing)?;
     point("before-offer");
@@ -356,7 +364,7 @@ async fn offer(
 
 /// The records of `users`, locked, in a transaction that holds `office`.
 async fn held(
-    tx: &Transaction<'_>,
+    tx: &impl Asks,
     end: &End,
     office: &Office,
     users: &[UserKey],
@@ -417,8 +425,10 @@ pub async fn settle(
         .iter()
         .map(|(user, _)| user.clone())
         .collect();
+    let kept = desk.source.kept();
     let tx = transaction(&mut desk.source, source, doing).await?;
-    let records = held(&tx, source, &offices.departures, &users, doing).await?;
+    let asked = Keeping::new(&tx, &kept);
+    let records = held(&asked, source, &offices.departures, &users, doing).await?;
     let event = |user: &UserKey| match decision {
         Decision::Accepted => Event::Accepted {
             batch: departure.batch.clone(),
@@ -437,7 +447,7 @@ pub async fn settle(
         })
         .collect();
     let next = records::steps(&changes, &records).at(&source.site, doing)?;
-    let written = records::write(&tx, source.kind(), &users, &next, None);
+    let written = records::write(&asked, source.kind(), &users, &next, None);
     if *decision == Decision::Accepted {
         let mut body: Map<String, Value> = Map::new();
         body.insert("service".into(), json!(route.service));
@@ -448,8 +458,8 @@ pub async fn settle(
         let (written, departed, entered) = tokio::join!(
             biased;
             written,
-            journal::depart(&tx, source.kind(), departure),
-            entries::append(&tx, "departed", Value::Object(body), &users),
+            journal::depart(&asked, source.kind(), departure),
+            entries::append(&asked, "departed", Value::Object(body), &users),
         );
         written.at(&source.site, doing)?;
         departed.at(&source.site, doing)?;

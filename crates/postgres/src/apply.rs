@@ -49,18 +49,21 @@ pub async fn apply(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let together = tx
-        .savepoint("together")
-        .await
-        .doing("beginning to apply changes")?;
-    match in_runs(&together, home, &wanted).await {
-        Ok(()) => {
-            together.commit().await.doing("applying changes")?;
-            Ok(Vec::new())
-        }
+    // Sent together, and taken in this order: where the savepoint fails, everything after it does. It is let go of with the
+    // transaction's end, so that nobody waits for that either.
+    let (begun, applied) = tokio::join!(
+        biased;
+        tx.batch_execute("SAVEPOINT together"),
+        in_runs(tx, home, &wanted),
+    );
+    begun.doing("beginning to apply changes")?;
+    match applied {
+        Ok(()) => Ok(Vec::new()),
         // Where one table's statement failed, another's may be the first to say so.
         Err(error) if error.is_about_rows() || error.is_aborted() => {
-            together.rollback().await.doing("taking changes back")?;
+            tx.batch_execute("ROLLBACK TO SAVEPOINT together")
+                .await
+                .doing("taking changes back")?;
             one_by_one(tx, home, &wanted).await
         }
         Err(error) => Err(error),

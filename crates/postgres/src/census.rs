@@ -12,7 +12,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
 
 use crate::catalog::ReadError;
-use crate::kept::Kept;
+use crate::kept::{Asks, Keeping, Kept};
 
 /// What a heap row costs beyond its columns, in bytes, without alignment and line pointer.
 const ROW_HEADER: u32 = 24;
@@ -144,7 +144,7 @@ pub async fn users_page(
 /// Those of `keys` whose market is pinned to another site than `site` by the policy that was installed here, each with
 /// that reason in words. Reads what is locked or written in `client`'s transaction, if it has one.
 pub async fn pinned_elsewhere(
-    client: &impl GenericClient,
+    client: &(impl GenericClient + Sync),
     kept: &Kept,
     schema: &HomeSchema,
     keys: &[UserKey],
@@ -164,8 +164,8 @@ pub async fn pinned_elsewhere(
         kind = schema.users.kind.sql_type(),
     );
     let site: (&(dyn ToSql + Sync), Type) = (&site.as_str(), Type::TEXT);
-    let rows = kept
-        .query(client, &sql, &[(&keys, Type::TEXT_ARRAY), site])
+    let rows = Keeping::new(client, kept)
+        .ask(&sql, &[(&keys, Type::TEXT_ARRAY), site])
         .await
         .map_err(ReadError::of("the users' markets"))?;
     let read = |row: &tokio_postgres::Row| {

@@ -15,7 +15,6 @@ pub mod delete;
 pub mod digest;
 mod error;
 pub mod foreign_keys;
-pub mod kept;
 pub mod lsn;
 pub mod pace;
 pub mod pgoutput;
@@ -35,3 +34,4 @@ pub mod users;
 pub mod verify;
 
 pub use error::{Error, Result, Said};
+pub use residency::kept;

@@ -12,7 +12,7 @@ use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
 use crate::error::{Doing, Result};
-use crate::kept::Kept;
+use crate::kept::{Asks, Keeping, Kept};
 use crate::pgoutput::Relation;
 
 /// The owned tables as they stand. Every foreign key has triggers at both its ends, and these an index by table.
@@ -83,13 +83,13 @@ struct Column {
 impl Shape {
     /// Looks at the owned tables of `home`. Inside a transaction that has read them nobody can change them any more.
     pub async fn read(
-        session: &impl GenericClient,
+        session: &(impl GenericClient + Sync),
         kept: &Kept,
         home: &HomeSchema,
     ) -> Result<Self> {
         let oids: Vec<u32> = home.owned.iter().map(|table| table.oid).collect();
-        let rows = kept
-            .query(session, OWNED, &[(&oids, Type::OID_ARRAY)])
+        let rows = Keeping::new(session, kept)
+            .ask(OWNED, &[(&oids, Type::OID_ARRAY)])
             .await
             .doing("looking whether the tables are what they were")?;
         let mut tables = BTreeMap::new();
@@ -189,9 +189,9 @@ impl Shape {
 
 impl Tables {
     /// Looks which tables there are.
-    pub async fn read(session: &impl GenericClient, kept: &Kept) -> Result<Self> {
-        let rows = kept
-            .query(session, ALL, &[])
+    pub async fn read(session: &(impl GenericClient + Sync), kept: &Kept) -> Result<Self> {
+        let rows = Keeping::new(session, kept)
+            .ask(ALL, &[])
             .await
             .doing("looking which tables there are")?;
         let name = |row: &tokio_postgres::Row| TableName {

@@ -3,20 +3,20 @@
 use handoff::decision::{Decision, Outcome};
 use model::{BatchId, Epoch, ServiceName, SiteName, UserKey};
 use serde_json::Value;
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
 use crate::Result;
 use crate::error::Doing;
+use crate::kept::Asks;
 
 /// The decision on `batch`, if one stands.
 pub async fn standing(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     service: &ServiceName,
     batch: &BatchId,
 ) -> Result<Option<Decision>> {
-    let row = tx
-        .query_typed_opt(
+    let rows = tx
+        .ask(
             "SELECT verdict, named, highest FROM domicile.decision WHERE service = $1 AND batch = $2",
             &[
                 (&service.as_str(), Type::TEXT),
@@ -25,7 +25,7 @@ pub async fn standing(
         )
         .await
         .doing("reading a decision")?;
-    Ok(row.map(|row| {
+    Ok(rows.first().map(|row| {
         if row.get::<_, &str>(0) == "accepted" {
             return Decision::Accepted;
         }
@@ -46,7 +46,7 @@ pub async fn standing(
 
 /// Inserts `wish` as the decision on `batch`, or reads the one that was there first.
 pub async fn decide(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     service: &ServiceName,
     batch: &BatchId,
     source: &SiteName,
@@ -63,7 +63,7 @@ pub async fn decide(
         }
     };
     let inserted = tx
-        .execute_typed(
+        .tell(
             "INSERT INTO domicile.decision (service, batch, source, verdict, named, highest, digest) \
              VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (service, batch) DO NOTHING",
             &[

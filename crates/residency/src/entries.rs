@@ -4,21 +4,16 @@
 
 use model::UserKey;
 use serde_json::Value;
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
 use crate::Result;
 use crate::error::Doing;
+use crate::kept::Asks;
 
 /// Appends an entry of `kind`. `users` are hashed into the body's field `users`.
-pub async fn append(
-    tx: &impl GenericClient,
-    kind: &str,
-    body: Value,
-    users: &[UserKey],
-) -> Result<()> {
+pub async fn append(tx: &impl Asks, kind: &str, body: Value, users: &[UserKey]) -> Result<()> {
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
-    tx.execute_typed(
+    tx.tell(
         "INSERT INTO domicile.entry (kind, body) \
          SELECT $1, $2::jsonb || jsonb_build_object('users', coalesce((SELECT jsonb_agg( \
              encode(substr(sha256(h.secret || convert_to(k, 'UTF8')), 1, 16), 'hex')) \

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use handoff::record::{Event, Resident, State};
 use model::{Attempt, BatchId, KeyKind, UserKey};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, GenericClient};
 
 use crate::error::Doing;
+use crate::kept::{Asks, Keeping, Kept};
 use crate::office::Office;
 use crate::records::{self, Change};
 use crate::{Error, LOCK_CLASS, Result};
@@ -26,7 +27,18 @@ pub struct Fenced {
     pub took: Duration,
 }
 
-/// Closes `users`, all `moving` under `attempt`, as `batch`. Waits in the lock's queue behind the writers that
+/// Whom a fence closes, and as what.
+#[derive(Clone, Copy, Debug)]
+pub struct Closed<'a> {
+    /// The users.
+    pub users: &'a [UserKey],
+    /// The attempt under which all of them move.
+    pub attempt: Attempt,
+    /// The batch that they become.
+    pub batch: &'a BatchId,
+}
+
+/// Raises the fence, by statements that `session` has `kept`. Waits in the lock's queue behind the writers that
 /// hold it, at most `patience`; then gives up, having changed nothing, so that writers that queue behind it
 /// are not held for longer than that.
 ///
@@ -34,13 +46,17 @@ pub struct Fenced {
 /// [`Error::FenceTimeout`]: writers are still open; come again after a pause.
 pub async fn raise(
     session: &mut Client,
+    kept: &Kept,
     office: &Office,
     kind: KeyKind,
-    users: &[UserKey],
-    attempt: Attempt,
-    batch: &BatchId,
+    closed: Closed<'_>,
     patience: Duration,
 ) -> Result<Fenced> {
+    let Closed {
+        users,
+        attempt,
+        batch,
+    } = closed;
     let started = Instant::now();
     let timed_out = |error: Error| match error.sqlstate() {
         Some(&SqlState::QUERY_CANCELED | &SqlState::T_R_DEADLOCK_DETECTED) => Error::FenceTimeout {
@@ -49,6 +65,7 @@ pub async fn raise(
         _ => error,
     };
     let tx = session.transaction().await.doing("beginning the fence")?;
+    let asked = Keeping::new(&tx, kept);
     let bound = format!(
         "SET LOCAL statement_timeout = {}",
         patience.as_millis().max(1)
@@ -59,10 +76,10 @@ pub async fn raise(
     // error is the one that counts.
     let (held, bounded, locked, records) = tokio::join!(
         biased;
-        office.hold(&tx),
+        office.hold(&asked),
         tx.batch_execute(&bound),
-        lock_stripes(&tx, kind, &keys),
-        records::lock(&tx, kind, users),
+        lock_stripes(&asked, kind, &keys),
+        records::lock(&asked, kind, users),
     );
     held.map_err(timed_out)?;
     bounded.doing("bounding the fence")?;
@@ -82,8 +99,8 @@ pub async fn raise(
     // The bound is for the wait; a COMMIT that waits for a standby must not be cancelled by it.
     let (written, marked, unbounded) = tokio::join!(
         biased;
-        records::write(&tx, kind, users, &residents, None),
-        mark(&tx, batch),
+        records::write(&asked, kind, users, &residents, None),
+        mark(&asked, batch),
         tx.batch_execute("SET LOCAL statement_timeout = 0"),
     );
     written.map_err(timed_out)?;
@@ -102,8 +119,8 @@ pub async fn raise(
 }
 
 /// Writes the fence's message into the stream, with the transaction.
-async fn mark(tx: &impl GenericClient, batch: &BatchId) -> Result<u64, tokio_postgres::Error> {
-    tx.execute_typed(
+async fn mark(tx: &impl Asks, batch: &BatchId) -> Result<u64, tokio_postgres::Error> {
+    tx.tell(
         "SELECT pg_logical_emit_message(true, $1, $2)",
         &[(&MESSAGE, Type::TEXT), (&batch.as_str(), Type::TEXT)],
     )
@@ -111,8 +128,8 @@ async fn mark(tx: &impl GenericClient, batch: &BatchId) -> Result<u64, tokio_pos
 }
 
 /// Takes the exclusive locks of the users' stripes, in order.
-async fn lock_stripes(tx: &impl GenericClient, kind: KeyKind, keys: &[&str]) -> Result<()> {
-    tx.query_typed(
+async fn lock_stripes(tx: &impl Asks, kind: KeyKind, keys: &[&str]) -> Result<()> {
+    tx.ask(
         &format!(
             "SELECT pg_advisory_xact_lock($1, s.stripe) FROM \
                (SELECT DISTINCT stripe FROM domicile.resident \

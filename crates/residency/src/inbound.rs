@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 
 use crate::Result;
 use crate::error::Doing;
+use crate::kept::Asks;
 
 /// An attempt that arrives here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,19 +84,15 @@ pub async fn highest_attempt(session: &impl GenericClient) -> Result<Attempt> {
 
 /// The attempt. Under the office of arrivals, held by `tx`, nobody else gives it up meanwhile; it goes on to be caught up,
 /// for users of other batches, and those may be accepted at the same time.
-pub async fn lock(
-    tx: &impl GenericClient,
-    source: &SiteName,
-    attempt: Attempt,
-) -> Result<Option<Inbound>> {
-    let row = tx
-        .query_typed_opt(
+pub async fn lock(tx: &impl Asks, source: &SiteName, attempt: Attempt) -> Result<Option<Inbound>> {
+    let rows = tx
+        .ask(
             &format!("SELECT {COLUMNS} FROM domicile.inbound WHERE source = $1 AND attempt = $2"),
             &[(&source.as_str(), Type::TEXT), (&attempt.0, Type::INT8)],
         )
         .await
         .doing("reading an arriving chunk")?;
-    Ok(row.as_ref().map(inbound))
+    Ok(rows.first().map(inbound))
 }
 
 /// Records, with the copied rows, that the copy is complete.
@@ -126,14 +123,14 @@ pub async fn copied(
 
 /// Moves the position on, with the rows that stand there. Says false where it was not at `from`.
 pub async fn advance(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     source: &SiteName,
     attempt: Attempt,
     from: u64,
     to: u64,
 ) -> Result<bool> {
     let done = tx
-        .execute_typed(
+        .tell(
             "UPDATE domicile.inbound SET position = '0/0'::pg_lsn + $4::bigint::numeric \
              WHERE source = $1 AND attempt = $2 AND position = '0/0'::pg_lsn + $3::bigint::numeric",
             &[
@@ -267,12 +264,12 @@ pub async fn spoil(
 
 /// The users of an attempt to whom a change could not be applied, with the reasons.
 pub async fn spoilt(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     source: &SiteName,
     attempt: Attempt,
 ) -> Result<Vec<(UserKey, String)>> {
     let rows = tx
-        .query_typed(
+        .ask(
             "SELECT user_key::text, reason FROM domicile.spoilt WHERE source = $1 AND attempt = $2",
             &[(&source.as_str(), Type::TEXT), (&attempt.0, Type::INT8)],
         )

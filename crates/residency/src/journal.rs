@@ -10,6 +10,7 @@ use tokio_postgres::types::Type;
 
 use crate::Result;
 use crate::error::Doing;
+use crate::kept::Asks;
 
 /// A move, as recorded at its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -264,12 +265,12 @@ pub async fn set_chunk(tx: &impl GenericClient, attempt: Attempt, state: &str) -
 }
 
 /// A new batch of a move.
-pub async fn new_batch(session: &impl GenericClient, id: &MoveId) -> Result<BatchId> {
-    let row = session
-        .query_typed_one("SELECT nextval('domicile.batch')", &[])
+pub async fn new_batch(session: &impl Asks, id: &MoveId) -> Result<BatchId> {
+    let rows = session
+        .ask("SELECT nextval('domicile.batch')", &[])
         .await
         .doing("numbering a batch")?;
-    Ok(BatchId::new(format!("{id}/{}", row.get::<_, i64>(0))))
+    Ok(BatchId::new(format!("{id}/{}", rows[0].get::<_, i64>(0))))
 }
 
 /// A batch that changed home.
@@ -292,11 +293,7 @@ pub struct Departure<'a> {
 }
 
 /// Records a departure, in the transaction in which the users depart. Recording it again changes nothing.
-pub async fn depart(
-    tx: &impl GenericClient,
-    kind: KeyKind,
-    departure: &Departure<'_>,
-) -> Result<()> {
+pub async fn depart(tx: &impl Asks, kind: KeyKind, departure: &Departure<'_>) -> Result<()> {
     let keys: Vec<&str> = departure
         .users
         .iter()
@@ -305,7 +302,7 @@ pub async fn depart(
     let epochs: Vec<i64> = departure.users.iter().map(|(_, epoch)| epoch.0).collect();
     let key = kind.sql_type();
     // One statement: all of it where the batch is new, nothing where it stands recorded.
-    tx.execute_typed(
+    tx.tell(
         &format!(
             "WITH logged AS ( \
                INSERT INTO domicile.batch_log (batch, move_id, attempt, users, rows, digest, pause_us) \
@@ -430,15 +427,15 @@ pub const BEAT: &str = "domicile.beat";
 
 /// Writes a mark into the change stream and says where: once the stream has passed it, everything committed before
 /// this call has been read.
-pub async fn beat(session: &impl GenericClient) -> Result<u64> {
-    let row = session
-        .query_typed_one(
+pub async fn beat(session: &impl Asks) -> Result<u64> {
+    let rows = session
+        .ask(
             "SELECT (pg_logical_emit_message(true, $1, '') - '0/0'::pg_lsn)::bigint",
             &[(&BEAT, Type::TEXT)],
         )
         .await
         .doing("marking the change stream")?;
-    Ok(row.get::<_, i64>(0) as u64)
+    Ok(rows[0].get::<_, i64>(0) as u64)
 }
 
 /// Users who are in `state` here and go to `target`, by batch, with their epochs and attempt.

@@ -13,6 +13,7 @@ pub mod guard;
 pub mod inbound;
 pub mod install;
 pub mod journal;
+pub mod kept;
 mod need;
 pub mod office;
 pub mod records;

@@ -4,6 +4,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient};
 
 use crate::error::Doing;
+use crate::kept::Asks;
 use crate::{Error, LOCK_CLASS, Result};
 
 /// An office that this process holds. The session that took it keeps a lock for as long as it lives; every
@@ -81,17 +82,17 @@ impl Office {
 
     /// Finds, in the transaction `tx` and until its end, that the office is still ours. From here on it finds records by
     /// index: they are some among any number, in a table whose statistics may be missing.
-    pub async fn hold(&self, tx: &impl GenericClient) -> Result<()> {
+    pub async fn hold(&self, tx: &impl Asks) -> Result<()> {
         // Typed, so that it goes in one round trip: every transaction begins with this.
-        let row = tx
-            .query_typed_opt(
+        let rows = tx
+            .ask(
                 "SELECT pg_catalog.set_config('enable_seqscan', 'off', true) FROM domicile.office \
                  WHERE name = $1 AND term = $2 FOR SHARE",
                 &[(&self.name, Type::TEXT), (&self.term, Type::INT8)],
             )
             .await
             .doing("checking the mover's office")?;
-        row.map(drop).ok_or_else(|| Error::Office {
+        rows.first().map(drop).ok_or_else(|| Error::Office {
             name: self.name.clone(),
             holder: None,
         })

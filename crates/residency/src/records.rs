@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Row};
 
 use crate::error::Doing;
+use crate::kept::Asks;
 use crate::{Error, Result};
 
 const COLUMNS: &str =
@@ -18,7 +19,7 @@ const COLUMNS: &str =
 /// Someone without a record who has lived here since before Domicile was installed reads as
 /// [`Resident::adopted`]; `None` means that the user does not live here.
 pub async fn lock(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     kind: KeyKind,
     users: &[UserKey],
 ) -> Result<Vec<Option<Resident>>> {
@@ -27,7 +28,7 @@ pub async fn lock(
 
 /// Like [`lock`], without a lock: for showing only.
 pub async fn look(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     kind: KeyKind,
     users: &[UserKey],
 ) -> Result<Vec<Option<Resident>>> {
@@ -35,7 +36,7 @@ pub async fn look(
 }
 
 async fn read(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     kind: KeyKind,
     users: &[UserKey],
     suffix: &str,
@@ -44,7 +45,7 @@ async fn read(
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
     let key_type = kind.sql_type();
     let rows = tx
-        .query_typed(
+        .ask(
             &format!(
                 // Under the key as it was given: a uuid in capitals is the same user.
                 "SELECT {COLUMNS} FROM unnest($1::text[]) AS k \
@@ -66,7 +67,7 @@ async fn read(
         .collect();
     if !missing.is_empty() {
         let adopted = tx
-            .query_typed(
+            .ask(
                 &format!(
                     "SELECT k FROM unnest($1::text[]) AS k WHERE domicile.known(k::{key_type})"
                 ),
@@ -179,7 +180,7 @@ pub struct Change {
 /// [`Error::Illegal`] names the first user whose record does not allow the step; the transaction must then
 /// be rolled back.
 pub async fn change(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     kind: KeyKind,
     changes: &[Change],
     stripes: Option<&[i32]>,
@@ -252,7 +253,7 @@ pub fn steps(changes: &[Change], records: &[Option<Resident>]) -> Result<Vec<Res
 
 /// Gives a record to those who are to be enrolled and lived here without one: a row that is not there cannot be
 /// locked, and somebody who deletes or renames such a user writes one at the same moment.
-async fn adopt(tx: &impl GenericClient, kind: KeyKind, changes: &[Change]) -> Result<()> {
+async fn adopt(tx: &impl Asks, kind: KeyKind, changes: &[Change]) -> Result<()> {
     let enrolled = changes
         .iter()
         .filter(|change| matches!(change.event, Event::Enrol { .. }))
@@ -261,7 +262,7 @@ async fn adopt(tx: &impl GenericClient, kind: KeyKind, changes: &[Change]) -> Re
     if enrolled.is_empty() {
         return Ok(());
     }
-    tx.execute_typed(
+    tx.tell(
         &format!(
             "INSERT INTO domicile.resident (user_key, state, epoch, seen) \
              SELECT k, 'settled', 0, 0 FROM unnest($1::text[]::{}[]) AS k \
@@ -278,18 +279,18 @@ async fn adopt(tx: &impl GenericClient, kind: KeyKind, changes: &[Change]) -> Re
 
 /// The planted bug: what a site without the rule "never deleted" would do.
 async fn forget(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     kind: KeyKind,
     users: &[UserKey],
     next: Vec<Resident>,
 ) -> Result<Vec<Resident>> {
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
-    tx.execute(
+    tx.tell(
         &format!(
             "DELETE FROM domicile.resident WHERE user_key = ANY ($1::text[]::{}[])",
             kind.sql_type()
         ),
-        &[&keys],
+        &[(&keys, Type::TEXT_ARRAY)],
     )
     .await
     .doing("deleting residency records")?;
@@ -298,7 +299,7 @@ async fn forget(
 
 /// Writes records that the caller holds under [`lock`] and has taken through the protocol.
 pub async fn write(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     kind: KeyKind,
     users: &[UserKey],
     records: &[Resident],
@@ -320,7 +321,7 @@ enum Over {
 
 /// Writes records; returns how many.
 async fn put(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     kind: KeyKind,
     users: &[UserKey],
     records: &[Resident],
@@ -377,7 +378,7 @@ async fn put(
         ),
     };
     let written = tx
-        .execute_typed(
+        .tell(
             &sql,
             &[
                 (&keys, Type::TEXT_ARRAY),
@@ -468,7 +469,7 @@ impl<'a> Stored<'a> {
 /// Locks the records of `users` `FOR SHARE` and finds all of them in `state` of `attempt`; else the caller
 /// rolls back. Every transaction that writes users' rows outside the application begins with this.
 pub async fn hold(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     kind: KeyKind,
     users: &[UserKey],
     state: &str,
@@ -479,7 +480,7 @@ pub async fn hold(
 
 /// Locks, `FOR SHARE`, the records of those of `users` who are in `state` of `attempt`, and says who they are.
 pub async fn hold_those(
-    tx: &impl GenericClient,
+    tx: &impl Asks,
     kind: KeyKind,
     users: &[UserKey],
     state: &str,
@@ -487,7 +488,7 @@ pub async fn hold_those(
 ) -> Result<Vec<UserKey>> {
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
     let held = tx
-        .query_typed(
+        .ask(
             &format!(
                 "SELECT user_key::text FROM domicile.resident \
                  WHERE user_key = ANY ($1::text[]::{}[]) AND state = $2 AND attempt = $3 \

@@ -253,7 +253,19 @@ mod planted {
     async fn raise(site: &Site, mover: &mut Client) -> Result<()> {
         let office = site.office(mover).await?;
         let (users, batch) = ([site.user(USER)], BatchId::from("m/1"));
-        fence::raise(mover, &office, site.kind(), &users, ATTEMPT, &batch, LONG).await?;
+        fence::raise(
+            mover,
+            &residency::kept::Kept::default(),
+            &office,
+            site.kind(),
+            fence::Closed {
+                users: &users,
+                attempt: ATTEMPT,
+                batch: &batch,
+            },
+            LONG,
+        )
+        .await?;
         Ok(())
     }
 

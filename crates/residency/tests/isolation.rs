@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use handoff::record::Event;
 use model::BatchId;
+use residency::kept::Kept;
 use residency::records::{self, Change};
 use residency::{Error, barrier, fence};
 use support::{ATTEMPT, Site, connect, number, outcome};
@@ -76,16 +77,21 @@ async fn enrol(site: &Site, mover: &mut Client) -> Result<()> {
 /// Raises the fence as the mover does: with short patience, again and again. Says how long it took in all.
 async fn fence(site: &Site, mover: &mut Client, batch: &BatchId) -> Result<Duration> {
     let office = site.office(mover).await?;
+    // As in a session of the mover's: from its second try on the fence goes by statements that are kept.
+    let kept = Kept::default();
     let started = Instant::now();
     loop {
         let users = [site.user(USER)];
         let raised = fence::raise(
             mover,
+            &kept,
             &office,
             site.kind(),
-            &users,
-            ATTEMPT,
-            batch,
+            fence::Closed {
+                users: &users,
+                attempt: ATTEMPT,
+                batch,
+            },
             PATIENCE,
         )
         .await;
@@ -233,6 +239,7 @@ async fn the_fence_waits_for_writers_and_gives_up_in_time() -> Result<()> {
     let mut mover = site.mover().await?;
     enrol(&site, &mut mover).await?;
     let office = site.office(&mover).await?;
+    let kept = Kept::default();
     let users = [site.user(USER)];
     let batch = BatchId::from("m/1");
     let kinds = [
@@ -253,11 +260,14 @@ async fn the_fence_waits_for_writers_and_gives_up_in_time() -> Result<()> {
             let started = Instant::now();
             let raised = fence::raise(
                 &mut mover,
+                &kept,
                 &office,
                 site.kind(),
-                &users,
-                ATTEMPT,
-                &batch,
+                fence::Closed {
+                    users: &users,
+                    attempt: ATTEMPT,
+                    batch: &batch,
+                },
                 PATIENCE,
             )
             .await;
@@ -292,11 +302,14 @@ async fn the_fence_waits_for_writers_and_gives_up_in_time() -> Result<()> {
     .await?;
     fence::raise(
         &mut mover,
+        &kept,
         &office,
         site.kind(),
-        &users,
-        ATTEMPT,
-        &batch,
+        fence::Closed {
+            users: &users,
+            attempt: ATTEMPT,
+            batch: &batch,
+        },
         PATIENCE,
     )
     .await?;
@@ -329,15 +342,19 @@ async fn a_writer_of_two_users_and_a_fence_that_wait_for_each_other_end_in_the_f
         .batch_execute("BEGIN; UPDATE orders SET total = 1 WHERE id = 10")
         .await?;
     let (office, pid) = (site.office(&mover).await?, support::pid(&mover).await?);
+    let kept = Kept::default();
     let users = [site.user(1), site.user(2)];
     let batch = BatchId::from("m/1");
     let raising = fence::raise(
         &mut mover,
+        &kept,
         &office,
         site.kind(),
-        &users,
-        ATTEMPT,
-        &batch,
+        fence::Closed {
+            users: &users,
+            attempt: ATTEMPT,
+            batch: &batch,
+        },
         PATIENCE * 3,
     );
     let writing = async {
@@ -356,11 +373,14 @@ async fn a_writer_of_two_users_and_a_fence_that_wait_for_each_other_end_in_the_f
     );
     fence::raise(
         &mut mover,
+        &kept,
         &office,
         site.kind(),
-        &users,
-        ATTEMPT,
-        &batch,
+        fence::Closed {
+            users: &users,
+            attempt: ATTEMPT,
+            batch: &batch,
+        },
         PATIENCE * 3,
     )
     .await?;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use model::UserKey;
 use postgres::connect::Session;
 use postgres::digest::BatchDigest;
-use postgres::kept::Kept;
+use postgres::kept::{Asks as _, Keeping, Kept};
 use postgres::verify::{self, Reader};
 use tokio_postgres::types::Type;
 
@@ -147,9 +147,8 @@ async fn no_more_is_kept_than_the_bound_allows() -> Result<()> {
     let kept = Kept::default();
     for n in 0..600 {
         let sql = format!("SELECT $1::int + {n}");
-        let rows = kept
-            .query(&*world.source, &sql, &[(&1_i32, Type::INT4)])
-            .await?;
+        let asked = Keeping::new(&*world.source, &kept);
+        let rows = asked.ask(&sql, &[(&1_i32, Type::INT4)]).await?;
         assert_eq!(rows[0].get::<_, i32>(0), n + 1);
     }
     let standing = "SELECT count(*) FROM pg_prepared_statements";

@@ -278,7 +278,7 @@ impl Site {
     /// Enrols users in a transaction that is left to the caller to end; returns its id.
     pub async fn enrol(
         &self,
-        tx: &impl tokio_postgres::GenericClient,
+        tx: &(impl tokio_postgres::GenericClient + Sync),
         users: &[i64],
     ) -> Result<i64> {
         let changes: Vec<Change> = users
