@@ -129,6 +129,11 @@ impl Way {
         self.hops.iter().any(|hop| hop.against)
     }
 
+    /// Whether the way leads from every row to one owner, on no condition: down foreign keys alone, never against one.
+    pub fn is_plain(&self) -> bool {
+        self.when.iter().all(Condition::is_empty) && !self.is_shared()
+    }
+
     /// The expression that gives the owner, where the row after `n` hops is called by `alias(n)`.
     fn owner(&self, alias: &dyn Fn(usize) -> String) -> String {
         format!("{}.{}", alias(self.hops.len()), quote(&self.column))

@@ -89,7 +89,7 @@ pub async fn look<'a>(
         reader.by_index(&tx),
         records::lock(&asked, target.kind(), &users),
         decisions::standing(&asked, &route.service, &handoff.batch),
-        inbound::lock(&asked, source, handoff.attempt),
+        inbound::find(&asked, source, handoff.attempt),
         inbound::spoilt(&asked, source, handoff.attempt),
     );
     office.at(&target.site, doing)?;

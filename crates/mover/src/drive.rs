@@ -307,7 +307,7 @@ async fn make_slot(session: &Session, source: &End, stream: &str) -> Result<slot
 }
 
 /// Whether nothing unfinished may be kept after `error`: a limit was reached, or changes may have been missed.
-fn ends_the_attempts(error: &Error) -> bool {
+pub(crate) fn ends_the_attempts(error: &Error) -> bool {
     match error {
         Error::WalCap { .. }
         | Error::Unfollowable { .. }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use residency::rest;
 
 use crate::desk::Desk;
+use crate::drive::ends_the_attempts;
 use crate::error::{At, Error, Result};
 use crate::prepare::guarded;
 use crate::route::{End, Route};
@@ -60,23 +61,9 @@ pub async fn at(end: &End) {
 
 /// Whether a run that ended so leaves the databases within reach.
 pub(crate) fn reached(error: &Error) -> bool {
-    match error {
-        Error::Aborted { .. }
-        | Error::WalCap { .. }
-        | Error::Unfollowable { .. }
-        | Error::SchemaChanged { .. }
-        | Error::ReferenceDiffers { .. }
-        | Error::Unguarded { .. } => true,
-        Error::Residency { source, .. } => matches!(
-            source,
-            residency::Error::BarrierTimeout { .. } | residency::Error::Held { .. }
-        ),
-        Error::Postgres { .. }
-        | Error::Connect { .. }
-        | Error::Port(_)
-        | Error::Behind { .. }
-        | Error::StreamGone
-        | Error::InDoubt { .. }
-        | Error::Contradiction { .. } => false,
-    }
+    let ended = matches!(
+        error,
+        Error::Aborted { .. } | Error::ReferenceDiffers { .. }
+    );
+    ended || ends_the_attempts(error)
 }

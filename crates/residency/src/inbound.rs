@@ -84,7 +84,7 @@ pub async fn highest_attempt(session: &impl GenericClient) -> Result<Attempt> {
 
 /// The attempt. Under the office of arrivals, held by `tx`, nobody else gives it up meanwhile; it goes on to be caught up,
 /// for users of other batches, and those may be accepted at the same time.
-pub async fn lock(tx: &impl Asks, source: &SiteName, attempt: Attempt) -> Result<Option<Inbound>> {
+pub async fn find(tx: &impl Asks, source: &SiteName, attempt: Attempt) -> Result<Option<Inbound>> {
     let rows = tx
         .ask(
             &format!("SELECT {COLUMNS} FROM domicile.inbound WHERE source = $1 AND attempt = $2"),

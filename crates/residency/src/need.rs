@@ -31,9 +31,8 @@ pub(crate) fn steps(home: &HomeSchema, table: &OwnedTable) -> Option<Vec<Step>> 
     let [way] = table.ways.as_slice() else {
         return None;
     };
-    let plain = way.when.iter().all(model::way::Condition::is_empty)
-        && way.hops.iter().all(|hop| hop.enforced && !hop.against);
-    if table.name == users.name || !plain {
+    let enforced = way.is_plain() && way.hops.iter().all(|hop| hop.enforced);
+    if table.name == users.name || !enforced {
         return None;
     }
     let (mut child, mut child_oid) = (table.name.clone(), table.oid);

@@ -1,4 +1,5 @@
 //! The guard by need: where it rests while nobody moves, what keeps it standing, and that nobody comes between.
+#![cfg(feature = "planted-faults")]
 
 mod support;
 

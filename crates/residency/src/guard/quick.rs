@@ -5,7 +5,6 @@
 //! *settled* goes the long way, which looks again.
 
 use model::table::{HomeSchema, OwnedTable, quote};
-use model::way::Condition;
 
 use super::{Terms, dependants};
 
@@ -20,8 +19,7 @@ pub(super) fn block(
     let [way] = table.ways.as_slice() else {
         return String::new();
     };
-    let plain = way.when.iter().all(Condition::is_empty) && !way.is_shared();
-    if !plain || !dependants::dependants(home, table).is_empty() {
+    if !way.is_plain() || !dependants::dependants(home, table).is_empty() {
         return String::new();
     }
     let update = format!("TG_OP = 'UPDATE' AND {same_owner}");
