@@ -196,6 +196,7 @@ mod tests {
                     .map(|(m, s)| ((*m).into(), (*s).into()))
                     .collect(),
                 others: others.map(Into::into),
+                basis: None,
             };
         Policy {
             pinned: BTreeMap::from([("CN".into(), "beijing".into())]),

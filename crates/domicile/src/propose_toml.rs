@@ -161,6 +161,11 @@ fn policy(proposal: &Proposal, out: &mut Lines) {
         site(1),
         site(1)
     ));
+    let basis =
+        r#"{ code = "standard-contract", document = "SC-2026-17", expires = "2030-01-01" }"#;
+    out.line(format!(
+        "# basis = {basis}    # what permits it; no move without"
+    ));
 }
 
 /// The environment variable that `init` proposes for a URL: `SHOP_BEIJING_URL`.

@@ -32,6 +32,7 @@ const PHASE: &str = r#"
 name = "home"
 service = ["shop"]
 home = { Brazil = "sao-paulo", India = "mumbai", USA = "california", "*" = "singapore" }
+basis = { code = "test", document = "T-1", expires = "2999-01-01" }
 "#;
 
 /// Five sites: Chinook at the first, its catalogue at the others; a role for the mover without any right yet.

@@ -11,7 +11,10 @@ use tokio_postgres::Client;
 /// What follows `init`'s proposal; Canadians stay.
 fn policy(service: &str) -> String {
     let phase = |name: &str, home: &str| {
-        format!("[[phase]]\nname = \"{name}\"\nservice = [\"{service}\"]\nhome = {{ {home} }}\n")
+        format!(
+            "[[phase]]\nname = \"{name}\"\nservice = [\"{service}\"]\nhome = {{ {home} }}\n\
+             basis = {{ code = \"test\", document = \"T-1\", expires = \"2999-01-01\" }}\n"
+        )
     };
     format!(
         "\n[policy]\npinned = {{ Canada = \"beijing\" }}\n\n{}\n{}",

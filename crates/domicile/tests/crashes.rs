@@ -89,6 +89,7 @@ impl Travellers {
         for (phase, home) in phases {
             world.configure(&format!("{phase}.toml"), phase, home)?;
         }
+        world.install().await?;
         Ok(Travellers {
             world,
             home: SITES[0],

@@ -15,6 +15,7 @@ pinned = { Canada = "beijing" }
 name = "home"
 service = ["shop"]
 home = { Brazil = "sao-paulo", "*" = "singapore" }
+basis = { code = "test", document = "T-1", expires = "2999-01-01" }
 "#;
 
 fn domicile(folder: &Path, args: &[&str]) -> Result<Output> {

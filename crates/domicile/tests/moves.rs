@@ -63,6 +63,7 @@ async fn a_shop_moves_there_and_back_under_writers_at_every_isolation_level() ->
     }
 
     world.configure("back.toml", "back", &[("IN", "beijing")])?;
+    world.install().await?;
     let workload = world.writers("singapore", &movers, busy()).await?;
     more_acknowledged(&workload, 100).await?;
     let ran = world.apply("back.toml").run().await?.expect(0)?;

@@ -32,6 +32,7 @@ async fn shop(name: &str) -> Result<World> {
         &[("IN", "singapore"), ("FR", "singapore")],
     )?;
     world.configure("back.toml", "back", &[("IN", "beijing")])?;
+    world.install().await?;
     Ok(world)
 }
 

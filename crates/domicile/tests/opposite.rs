@@ -46,6 +46,7 @@ async fn markets_that_change_places_again_and_again_meet_no_echo() -> Result<()>
     world.configure("br-back.toml", "br-back", &[("BR", "beijing")])?;
     world.configure("in-there.toml", "in-there", &[("IN", "singapore")])?;
     world.configure("in-back.toml", "in-back", &[("IN", "beijing")])?;
+    world.install().await?;
     let born = content().await?;
     world.apply("br-there.toml").run().await?.expect(0)?;
     assert_eq!(content().await?, born);

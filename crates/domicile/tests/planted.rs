@@ -324,6 +324,7 @@ async fn an_erasure_of_somebody_who_came_home_is_caught() -> Result<()> {
         story
             .world
             .configure("back.toml", "back", &[("IN", "beijing")])?;
+        story.world.install().await?;
         let user = USER.to_string();
         let back = [
             "--config",

@@ -3,12 +3,31 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Market, ServiceName, SiteName};
 
+/// What permits users' data to go where a phase sends them: the record that every move of the phase carries.
+///
+/// Domicile does not judge it. It refuses a move without one, or with one whose day has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Basis {
+    /// The legal basis, in the words or code of whoever answers for it: `"PIPL-38-standard-contract"`.
+    pub code: String,
+    /// The document that says so: its number or address.
+    pub document: String,
+    /// The first day (UTC, `YYYY-MM-DD`) on which it holds no more.
+    pub expires: String,
+    /// What the data is moved for, where that is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
+    /// The classes of data that it covers, where they are said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<String>,
+}
+
 /// A named step of a programme.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Phase {
     /// Its name, unique.
     pub name: String,
@@ -18,10 +37,12 @@ pub struct Phase {
     pub home: BTreeMap<Market, SiteName>,
     /// The home of every market that neither `home` nor a pin names (`"*"`).
     pub others: Option<SiteName>,
+    /// What permits its moves; without it there are none.
+    pub basis: Option<Basis>,
 }
 
 /// Where the users of each market belong.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Policy {
     /// Markets that may never leave, or be written elsewhere, in any service and phase.
     pub pinned: BTreeMap<Market, SiteName>,
@@ -86,6 +107,24 @@ impl Policy {
         (origin.clone(), Rule::Origin)
     }
 
+    /// The policy as it is stored at each site.
+    ///
+    /// # Errors
+    /// None that can be met: names and strings become JSON.
+    pub fn body(&self) -> serde_json::Result<serde_json::Value> {
+        serde_json::to_value(self)
+    }
+
+    /// What tells one policy from another: the first 128 bits of the BLAKE3 hash of its JSON (object members in the
+    /// order of their names), in hexadecimal. Sites whose policies differ in anything have different versions.
+    ///
+    /// # Errors
+    /// As [`Policy::body`].
+    pub fn version(&self) -> serde_json::Result<String> {
+        let hash = blake3::hash(self.body()?.to_string().as_bytes());
+        Ok(hash.to_hex()[..32].to_owned())
+    }
+
     /// Whether a user of `market` may be written at `site`: a pinned market at its pin alone.
     pub fn permits(&self, market: &Market, site: &SiteName) -> bool {
         self.pinned.get(market).is_none_or(|pin| pin == site)
@@ -114,12 +153,14 @@ mod tests {
                         ("US".into(), "california".into()),
                     ]),
                     others: Some("singapore".into()),
+                    basis: None,
                 },
                 Phase {
                     name: "local sites".into(),
                     services: shop(),
                     home: BTreeMap::from([("IN".into(), "mumbai".into())]),
                     others: None,
+                    basis: None,
                 },
             ],
         }

@@ -5,11 +5,12 @@ use handoff::judge::{Findings, Handoff, Judgement, answer, judge};
 use handoff::record::{Event, Resident, State};
 use model::fault::{Bug, planted, point};
 use model::{BatchId, UserKey};
+use postgres::barred::{Terms, barred};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
 use postgres::kept::{Keeping, Kept};
 use postgres::shape::Shape;
-use postgres::{census, foreign_keys, verify};
+use postgres::{foreign_keys, verify};
 use residency::records::{self, Change};
 use residency::{decisions, entries, inbound};
 use serde_json::{Map, Value, json};
@@ -107,11 +108,15 @@ pub async fn look<'a>(
     };
     let mut mine = None;
     if findings.complete && findings.against.is_empty() && standing.is_none() {
-        let (digest, dangling, pinned, now, manifests) = tokio::join!(
+        let terms = match route.phase {
+            Some(_) => Terms::Phase,
+            None => Terms::Return,
+        };
+        let (digest, dangling, barred, now, manifests) = tokio::join!(
             biased;
             reader.digest(&tx, &users, key),
             foreign_keys::check(&tx, kept, &target.schema, &users),
-            census::pinned_elsewhere(&tx, kept, &target.schema, &users, &target.site),
+            barred(&tx, kept, &target.schema, &users, (&route.service, &target.site), terms),
             // After the digest: once their rows were read, the tables cannot change before the transaction ends.
             Shape::read(&tx, kept, &target.schema),
             route.manifests.digest(&target.site, &users),
@@ -119,8 +124,10 @@ pub async fn look<'a>(
         unchanged(target, shape.changed(&now.at(&target.site, doing)?))?;
         mine = Some((digest.at(&target.site, doing)?, manifests?));
         let dangling = dangling.at(&target.site, doing)?;
-        let pinned = pinned.at(&target.site, doing)?;
-        findings.against.extend(pinned);
+        let barred = barred.at(&target.site, doing)?.into_iter();
+        findings
+            .against
+            .extend(barred.map(|(user, why)| (user, why.to_string())));
         let reason = |d: foreign_keys::Dangling| {
             (
                 d.user,

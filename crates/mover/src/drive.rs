@@ -8,9 +8,10 @@ use postgres::connect::Session;
 use postgres::digest::DigestKey;
 use postgres::preflight::reference_digest;
 use postgres::{census, references, slot};
-use residency::journal::{self, Purpose};
+use residency::journal::{self, MoveRow, Purpose};
 use residency::steering::{self, Wish};
-use residency::{barrier, install, records};
+use residency::{barrier, entries, install, records};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 
@@ -21,10 +22,11 @@ use crate::both::both;
 use crate::catch_up::CatchUp;
 pub use crate::copier::Wanted;
 use crate::copier::{Copier, Ready};
-use crate::desk::Desk;
+use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Error, Result};
 use crate::event::{Event, Observer};
 use crate::lane::Lane;
+use crate::policy;
 use crate::prepare::Aside;
 use crate::put_back;
 use crate::recover::{Survivor, recover};
@@ -103,12 +105,11 @@ async fn carry_out(
         source: source.session("mover").await?,
         target: target.session("mover").await?,
     };
-    // Before anything is written: a table that cannot be had leaves nothing behind.
+    // Both before anything is written: a refusal, or a table that cannot be had, leaves nothing behind.
+    policy::permit(&route, &desk).await?;
     rest::raise(&route, &mut desk).await?;
     bring_references(&route, &mut desk).await?;
-    let (row, resumed) = journal::begin_move(&*desk.source, &purpose)
-        .await
-        .at(&source.site, "recording the move")?;
+    let (row, resumed) = begin(&route, &mut desk, &purpose).await?;
     observer.note(&Event::Started {
         r#move: row.id.clone(),
         service: route.service.clone(),
@@ -172,6 +173,26 @@ async fn carry_out(
         set_aside: report.set_aside,
     });
     Ok(report)
+}
+
+/// Records the move, with what permits it, or finds the one that goes on.
+async fn begin(route: &Route, desk: &mut Desk, purpose: &Purpose) -> Result<(MoveRow, bool)> {
+    let source = &route.source;
+    let doing = "recording the move";
+    let tx = transaction(&mut desk.source, source, doing).await?;
+    let (row, resumed) = journal::begin_move(&tx, purpose)
+        .await
+        .at(&source.site, doing)?;
+    if !resumed {
+        let mut body = policy::transfer(route, source, &tx).await?;
+        body.insert("move".to_owned(), json!(row.id));
+        body.insert("of".to_owned(), json!(row.of));
+        entries::append(&tx, "move_begun", body.into(), &[])
+            .await
+            .at(&source.site, doing)?;
+    }
+    commit(tx, source, doing).await?;
+    Ok((row, resumed))
 }
 
 /// What is between the move's beginning and its end: puts in order what an earlier run left, follows the stream, and carries
@@ -312,6 +333,7 @@ pub(crate) fn ends_the_attempts(error: &Error) -> bool {
         Error::WalCap { .. }
         | Error::Unfollowable { .. }
         | Error::SchemaChanged { .. }
+        | Error::Forbidden { .. }
         | Error::Unguarded { .. } => true,
         Error::Residency { source, .. } => {
             matches!(

@@ -99,6 +99,15 @@ pub enum Error {
         /// The tables.
         tables: Vec<String>,
     },
+    /// A site's own copy of the policy does not let the move go on.
+    #[error("the policy at {site} refuses the move")]
+    Forbidden {
+        /// The site.
+        site: SiteName,
+        /// Why.
+        #[source]
+        source: residency::policy::Refusal,
+    },
     /// The move was told to end.
     #[error("move {id} was aborted")]
     Aborted {

@@ -6,16 +6,17 @@ use std::time::Instant;
 use handoff::record::Event;
 use model::fault::point;
 use model::{Attempt, UserKey};
-use postgres::census;
 use postgres::lsn::Lsn;
 use residency::journal::{self, ChunkRow};
 use residency::records::{self, Change};
-use residency::{barrier, guard, inbound, watch};
+use residency::{barrier, entries, guard, inbound, watch};
+use serde_json::json;
 
 use crate::desk::{Desk, commit, transaction};
 use crate::drive::Way;
 use crate::error::{At, Error, Result};
 use crate::event;
+use crate::policy;
 use crate::portion::Progress;
 use crate::put_back;
 use crate::rest;
@@ -62,10 +63,11 @@ pub(crate) async fn prepare(
     let mut chunks = Vec::new();
     let mut aside = Vec::new();
     let mut enrolment = 0;
+    policy::permit(route, desk).await?;
     rest::raise(route, desk).await?;
     point("after-raise");
     for group in groups {
-        let group = without_pinned(route, desk, group, &mut aside).await?;
+        let group = policy::without_barred(route, desk, group, &mut aside).await?;
         let floor = inbound::highest_attempt(&*desk.target)
             .await
             .at(&route.target.site, "numbering an attempt")?;
@@ -127,31 +129,8 @@ pub(crate) async fn prepare(
     Ok((chunks, aside))
 }
 
-type Counted = Vec<(UserKey, u64)>;
-
-/// Leaves out, before anything of theirs is read, users whom the source's own copy of the policy pins elsewhere.
-async fn without_pinned(
-    route: &Route,
-    desk: &Desk,
-    mut users: Counted,
-    aside: &mut Aside,
-) -> Result<Counted> {
-    let source = &route.source;
-    let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
-    let pinned = census::pinned_elsewhere(
-        &*desk.source,
-        &desk.source.kept(),
-        &source.schema,
-        &keys,
-        &route.target.site,
-    )
-    .await
-    .at(&source.site, "reading the policy")?;
-    let out: HashSet<&UserKey> = pinned.iter().map(|(user, _)| user).collect();
-    users.retain(|(user, _)| !out.contains(user));
-    aside.extend(pinned);
-    Ok(users)
-}
+/// Users, each with the number of his rows when he was counted.
+pub(crate) type Counted = Vec<(UserKey, u64)>;
 
 /// `arriving` at the target. Users whose records there do not allow it are put into `aside`; `None` if none is left.
 async fn begin(
@@ -195,6 +174,12 @@ async fn begin(
         match records::change(&tx, target.kind(), &changes, None).await {
             Ok(_) => {
                 inbound::begin(&tx, source, attempt, slot)
+                    .await
+                    .at(&target.site, doing)?;
+                let mut body = policy::transfer(route, target, &tx).await?;
+                body.insert("attempt".to_owned(), json!(attempt));
+                body.insert("count".to_owned(), json!(users.len()));
+                entries::append(&tx, "arriving", body.into(), &[])
                     .await
                     .at(&target.site, doing)?;
                 point("before-begin");

@@ -54,6 +54,8 @@ pub struct Route {
     pub source: End,
     /// Where they go.
     pub target: End,
+    /// The phase of the policy under which they go. `None` on the way back, which is that of the move it takes back.
+    pub phase: Option<String>,
     /// The bounds.
     pub bounds: Bounds,
     /// The gateways' door.

@@ -7,12 +7,10 @@ use std::collections::BTreeMap;
 
 use model::table::{HomeSchema, OwnedTable, TableName, quote};
 use model::way::Among;
-use model::{KeyKind, Market, SiteName, UserKey};
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
+use model::{KeyKind, Market, UserKey};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use crate::catalog::ReadError;
-use crate::kept::{Asks, Keeping, Kept};
 
 /// What a heap row costs beyond its columns, in bytes, without alignment and line pointer.
 const ROW_HEADER: u32 = 24;
@@ -139,41 +137,6 @@ pub async fn users_page(
         )
         .await?;
     Ok(rows.iter().map(counted_user).collect())
-}
-
-/// Those of `keys` whose market is pinned to another site than `site` by the policy that was installed here, each with
-/// that reason in words. Reads what is locked or written in `client`'s transaction, if it has one.
-pub async fn pinned_elsewhere(
-    client: &(impl GenericClient + Sync),
-    kept: &Kept,
-    schema: &HomeSchema,
-    keys: &[UserKey],
-    site: &SiteName,
-) -> Result<Vec<(UserKey, String)>, ReadError> {
-    let Some(market) = &schema.users.market else {
-        return Ok(Vec::new());
-    };
-    let keys: Vec<&str> = keys.iter().map(UserKey::as_str).collect();
-    let sql = format!(
-        "SELECT u.key::text, p.market, p.site \
-         FROM (SELECT {key} AS key, ({market})::text AS market FROM {table} \
-               WHERE {key} = ANY($1::text[]::{kind}[])) AS u \
-         JOIN domicile.pinned AS p ON p.market = u.market WHERE p.site <> $2",
-        key = quote(&schema.users.key),
-        table = schema.users.name.sql(),
-        kind = schema.users.kind.sql_type(),
-    );
-    let site: (&(dyn ToSql + Sync), Type) = (&site.as_str(), Type::TEXT);
-    let rows = Keeping::new(client, kept)
-        .ask(&sql, &[(&keys, Type::TEXT_ARRAY), site])
-        .await
-        .map_err(ReadError::of("the users' markets"))?;
-    let read = |row: &tokio_postgres::Row| {
-        let (market, site): (&str, &str) = (row.get(1), row.get(2));
-        let reason = format!("market {market} is pinned to {site}");
-        (UserKey::new(row.get::<_, String>(0)), reason)
-    };
-    Ok(rows.iter().map(read).collect())
 }
 
 /// Those of `keys` that stand in the user table and live here, in the order of their keys, each with

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod audit;
+pub mod barred;
 pub mod catalog;
 pub mod census;
 pub mod classify;

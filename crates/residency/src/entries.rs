@@ -10,12 +10,14 @@ use crate::Result;
 use crate::error::Doing;
 use crate::kept::Asks;
 
-/// Appends an entry of `kind`. `users` are hashed into the body's field `users`.
+/// Appends an entry of `kind`. `users` are hashed into the body's field `users`, and its field `policy` names the version of
+/// the policy that is in force here.
 pub async fn append(tx: &impl Asks, kind: &str, body: Value, users: &[UserKey]) -> Result<()> {
     let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
     tx.tell(
         "INSERT INTO domicile.entry (kind, body) \
-         SELECT $1, $2::jsonb || jsonb_build_object('users', coalesce((SELECT jsonb_agg( \
+         SELECT $1, $2::jsonb || jsonb_build_object( \
+           'policy', (SELECT p.version FROM domicile.policy AS p ORDER BY p.n DESC LIMIT 1), 'users', coalesce((SELECT jsonb_agg( \
              encode(substr(sha256(h.secret || convert_to(k, 'UTF8')), 1, 16), 'hex')) \
            FROM unnest($3::text[]) AS k), '[]'::jsonb)) FROM domicile.home AS h",
         &[

@@ -15,6 +15,8 @@ mod key;
 mod quick;
 mod side;
 
+use std::collections::BTreeMap;
+
 use model::fault::{Bug, planted};
 use model::table::{HomeSchema, OwnedTable, TableName, literal, quote};
 use model::{Market, SiteName};
@@ -48,7 +50,7 @@ pub struct Terms<'a> {
     /// The role that the mover logs in as.
     pub mover: &'a str,
     /// Markets pinned to a site.
-    pub pinned: &'a [(Market, SiteName)],
+    pub pinned: &'a BTreeMap<Market, SiteName>,
 }
 
 impl Terms<'_> {

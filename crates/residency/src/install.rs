@@ -6,17 +6,18 @@
 
 use std::time::Duration;
 
+use model::policy::Policy;
 use model::table::{HomeSchema, OwnedTable, literal, quote};
-use model::{Market, ServiceName, SiteName};
+use model::{ServiceName, SiteName};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::guard::{self, Terms};
-use crate::{Error, Result, audit, need, schema, watch};
+use crate::{Error, Result, audit, need, policy, schema, watch};
 
 /// The version of the tables that this program creates.
-pub const VERSION: i32 = 3;
+pub const VERSION: i32 = 4;
 
 /// How long attaching a trigger may wait for the application's open transactions before it lets others pass.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -37,8 +38,8 @@ pub struct Installation<'a> {
     pub home: &'a HomeSchema,
     /// The role that the mover logs in as, and its password where it is to be created.
     pub mover: (&'a str, Option<&'a str>),
-    /// Markets pinned to a site.
-    pub pinned: &'a [(Market, SiteName)],
+    /// The policy, of which the site gets its own copy.
+    pub policy: &'a Policy,
     /// The highest integer key at the origin at adoption, told to the other sites; see [`mark_at_origin`].
     pub mark: Option<i64>,
     /// `open` or `closed`.
@@ -108,7 +109,7 @@ pub async fn install(session: &mut Client, wanted: &Installation<'_>) -> Result<
         origin: wanted.origin,
         mark: wanted.mark,
         mover: wanted.mover.0,
-        pinned: wanted.pinned,
+        pinned: &wanted.policy.pinned,
     };
     session
         .batch_execute(&guard::shared_functions(wanted.home, &terms))
@@ -307,17 +308,7 @@ async fn tables(session: &mut Client, wanted: &Installation<'_>) -> Result<()> {
     )
     .await
     .doing(doing)?;
-    tx.execute("DELETE FROM domicile.pinned", &[])
-        .await
-        .doing(doing)?;
-    for (market, site) in wanted.pinned {
-        tx.execute(
-            "INSERT INTO domicile.pinned VALUES ($1, $2)",
-            &[&market.as_str(), &site.as_str()],
-        )
-        .await
-        .doing(doing)?;
-    }
+    policy::install(&tx, wanted.policy).await?;
     // On 14 nobody but a superuser may set the parameter: a function of one does it for the mover alone.
     tx.batch_execute(
         "CREATE OR REPLACE FUNCTION domicile.as_replica() RETURNS void LANGUAGE sql SECURITY DEFINER \
@@ -337,6 +328,8 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
          GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA domicile TO {mover};
          GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside TO {mover};
          REVOKE UPDATE ON domicile.entry, domicile.decision FROM {mover};
+         -- What it asks, it cannot answer.
+         REVOKE INSERT, UPDATE ON domicile.policy, domicile.pinned FROM {mover};
          GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA domicile TO {mover};
          DO $$ BEGIN EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO {mover}', current_database()); END $$;
          GRANT USAGE ON SCHEMA domicile TO PUBLIC;

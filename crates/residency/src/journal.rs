@@ -108,9 +108,10 @@ pub async fn begin_move(tx: &impl GenericClient, purpose: &Purpose) -> Result<(M
         return Ok((move_row(&row), true));
     }
     let sql = format!(
-        "INSERT INTO domicile.move (move_id, service, source, target, phase, of, direction, state) \
+        "INSERT INTO domicile.move (move_id, service, source, target, phase, of, direction, state, policy) \
          VALUES (format('%s-%s-%s-%s', $1::text, $2::text, $3::text, nextval('domicile.move_number')), \
-                 $1, $2, $3, $4, $5, CASE WHEN $5::text IS NULL THEN 'forward' ELSE 'back' END, 'running') \
+                 $1, $2, $3, $4, $5, CASE WHEN $5::text IS NULL THEN 'forward' ELSE 'back' END, 'running', \
+                 (SELECT version FROM domicile.policy ORDER BY n DESC LIMIT 1)) \
          RETURNING {MOVE_COLUMNS}"
     );
     let row = tx

@@ -16,6 +16,7 @@ pub mod journal;
 pub mod kept;
 mod need;
 pub mod office;
+pub mod policy;
 pub mod records;
 pub mod rest;
 pub mod schema;

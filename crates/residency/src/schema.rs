@@ -60,6 +60,15 @@ END $$;
 CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
 COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';
 
+CREATE TABLE IF NOT EXISTS domicile.policy (
+    n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    version text NOT NULL,
+    body jsonb NOT NULL,
+    installed_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.policy IS
+    'This site''s own copy of the policy: the last one is in force, those before were. Written by `domicile install`.';
+
 CREATE TABLE IF NOT EXISTS domicile.guarded (
     relation regclass PRIMARY KEY,
     rests boolean NOT NULL DEFAULT false
@@ -235,7 +244,7 @@ END $keep$;
 }
 
 /// Tables whose rows are never changed or deleted, whatever role asks.
-pub const APPEND_ONLY: &[&str] = &["entry", "decision"];
+pub const APPEND_ONLY: &[&str] = &["entry", "decision", "policy"];
 
 /// Tables whose rows are never deleted.
 pub const NEVER_DELETED: &[&str] = &["resident"];

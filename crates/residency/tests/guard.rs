@@ -530,7 +530,7 @@ async fn users_with_uuid_and_text_keys_are_known_by_their_rows() -> Result<()> {
 #[tokio::test]
 async fn a_pinned_market_is_written_at_its_pin_alone() -> Result<()> {
     let mut site = Site::bare(support::cluster(&[]).await?, Shape::default()).await?;
-    site.pinned = vec![("IN".into(), there()), ("CN".into(), support::here())];
+    site.policy.pinned = [("IN".into(), there()), ("CN".into(), support::here())].into();
     site.install().await?;
     let app = site.app().await?;
     assert_eq!(

@@ -138,7 +138,8 @@ impl Stage {
             // Writing to a String cannot fail.
             let _ = write!(
                 text,
-                "\n[[phase]]\nname = \"{name}\"\nservice = [\"shop\"]\nhome = {{ {} }}\n",
+                "\n[[phase]]\nname = \"{name}\"\nservice = [\"shop\"]\nhome = {{ {} }}\n\
+                 basis = {{ code = \"bench\", document = \"B-1\", expires = \"2999-01-01\" }}\n",
                 homes.join(", ")
             );
         };

@@ -112,7 +112,10 @@ async fn interrupted(config: &Config, ends: &mut Ends, planned: &Planned) -> Out
                 if again {
                     continue;
                 }
-                let route = ends.route(config, name, (&row.source, &row.target)).await?;
+                let phase = row.phase.as_deref();
+                let route = ends
+                    .route(config, name, (&row.source, &row.target), phase)
+                    .await?;
                 errands.push(Errand {
                     route,
                     purpose: Purpose {
@@ -152,7 +155,8 @@ async fn of_plan(
     let mut left: BTreeSet<UserKey> = only.unwrap_or_default().iter().cloned().collect();
     let mut errands = Vec::new();
     for ((name, from, to), (markets, expected)) in ways {
-        let route = ends.route(config, &name, (&from, &to)).await?;
+        let phase = planned.phase.as_deref();
+        let route = ends.route(config, &name, (&from, &to), phase).await?;
         let (wanted, expected) = match only {
             None => (Wanted::Markets(markets), expected),
             Some(only) => {
@@ -233,6 +237,7 @@ async fn among(route: &Route, users: &[UserKey], markets: &[Market]) -> Outcome<
 pub fn failure(error: mover::Error, doing: String) -> Failure {
     use mover::Error;
     let (exit, mend) = match &error {
+        Error::Forbidden { source, .. } => (Exit::Usage, source.mend()),
         Error::Residency {
             source: residency::Error::Office { .. },
             ..

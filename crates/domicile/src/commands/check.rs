@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use model::{ServiceName, SiteName};
 use postgres::preflight::{self, Expectation, Side};
+use residency::policy::{self, Refusal};
 use tokio_postgres::error::SqlState;
 
 use super::homes::{self, Home};
@@ -27,7 +28,7 @@ pub async fn run(config: &Config, args: &Check) -> Outcome {
     let mut findings = configured(config);
     let mut unreached = false;
     for (name, service) in &config.services {
-        unreached |= check_service(name, service, only.as_ref(), &mut findings).await?;
+        unreached |= check_service(config, name, service, only.as_ref(), &mut findings).await?;
     }
     if let Some(only) = &only {
         // What two sites differ in is said of one of them; of the others only that is left.
@@ -67,6 +68,7 @@ fn configured(config: &Config) -> Vec<Finding> {
 
 /// Whether some database was not reached.
 async fn check_service(
+    config: &Config,
     name: &ServiceName,
     service: &Service,
     only: Option<&SiteName>,
@@ -94,6 +96,9 @@ async fn check_service(
     }
     for home in &opened {
         inspect(name, service, home, findings).await?;
+        if home.schema.is_ok() {
+            policy(config, name, home, findings).await?;
+        }
     }
     compare(name, service, &opened, findings).await?;
     Ok(unreached)
@@ -143,6 +148,47 @@ async fn inspect(
             format!("{name}: cannot look at the database at {}", home.site)
         })?;
     findings.extend(found.into_iter().map(|finding| taken(name, finding)));
+    Ok(())
+}
+
+/// Holds the site's own copy of the policy against the configuration, and looks whether each phase has what permits its moves.
+async fn policy(
+    config: &Config,
+    name: &ServiceName,
+    home: &Home,
+    findings: &mut Vec<Finding>,
+) -> Outcome<()> {
+    let failed = || format!("{name}: cannot read the policy at {}", home.site);
+    let version = config.policy.version().or_fail(Exit::Usage, failed)?;
+    let mut found = Vec::new();
+    for phase in config
+        .policy
+        .phases
+        .iter()
+        .filter(|phase| phase.services.contains(name))
+    {
+        let standing = match policy::standing(&*home.session, &phase.name).await {
+            // Not installed, or by an older version: that is said already.
+            Err(error) if error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(()),
+            standing => standing.or_fail(Exit::Unreached, failed)?,
+        };
+        let refusal = match standing {
+            None => Some(Refusal::None),
+            Some(standing) => standing
+                .same("the configuration", &version)
+                .and_then(|()| standing.permit(&phase.name).map(drop))
+                .err(),
+        };
+        // Another policy is one thing to mend, however many phases it has.
+        found.extend(refusal.filter(|refusal| !found.contains(refusal)));
+    }
+    findings.extend(found.into_iter().map(|refusal| Finding {
+        // What is carried out already may go without.
+        level: Level::Warning,
+        site: Some(home.site.to_string()),
+        what: format!("{name}: {refusal}"),
+        mend: refusal.mend().to_owned(),
+    }));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `install`: puts schema, role, guard and publication into the home databases.
 
-use model::{Market, ServiceName, SiteName};
+use model::{ServiceName, SiteName};
 use postgres::connect::{Session, connect};
 use residency::install::{Installation, install, mark_at_origin};
 
@@ -23,12 +23,6 @@ pub async fn run(config: &Config, args: &Install) -> Outcome {
     for admin in &args.admin {
         homes::known_site(config, &admin.site)?;
     }
-    let pinned: Vec<(Market, SiteName)> = config
-        .policy
-        .pinned
-        .iter()
-        .map(|(market, site)| (market.clone(), site.clone()))
-        .collect();
     // Everything that can be refused is, at every site, before anything is put in at one.
     let mut opened = Vec::new();
     for (name, service) in &config.services {
@@ -77,7 +71,7 @@ pub async fn run(config: &Config, args: &Install) -> Outcome {
                 origin: &service.origin,
                 home: &schema,
                 mover: (&role, password.as_ref().map(Secret::expose)),
-                pinned: &pinned,
+                policy: &config.policy,
                 mark,
                 after_restart: match config.sites[site].after_restart {
                     AfterRestart::Open => "open",

@@ -60,7 +60,7 @@ pub async fn run(config: &Config, args: &Rollback) -> Outcome {
         }
         errands.push(Errand {
             route: ends
-                .route(config, &row.service, (&row.target, &row.source))
+                .route(config, &row.service, (&row.target, &row.source), None)
                 .await?,
             purpose: Purpose {
                 service: row.service.clone(),

@@ -31,6 +31,7 @@ impl Ends {
         config: &Config,
         name: &ServiceName,
         (from, to): (&SiteName, &SiteName),
+        phase: Option<&str>,
     ) -> Outcome<Arc<Route>> {
         config.movable(name)?;
         let service = config.service(name)?;
@@ -47,7 +48,7 @@ impl Ends {
         for site in [from, to] {
             refuse_blockers(name, service, home(site)).await?;
         }
-        self.between(name, service, (from, to))
+        self.between(name, service, (from, to), phase)
     }
 
     /// The route of a move that is only to be put back: what would block a move does not block that.
@@ -62,7 +63,7 @@ impl Ends {
             let home = Home::open_installed(name, service, site, "move").await?;
             self.homes.insert((name.clone(), site.clone()), home);
         }
-        self.between(name, service, (from, to))
+        self.between(name, service, (from, to), None)
     }
 
     fn home(&self, name: &ServiceName, site: &SiteName) -> &Home {
@@ -75,11 +76,13 @@ impl Ends {
         name: &ServiceName,
         service: &Service,
         (from, to): (&SiteName, &SiteName),
+        phase: Option<&str>,
     ) -> Outcome<Arc<Route>> {
         Ok(Arc::new(Route {
             service: name.clone(),
             source: end(service, self.home(name, from))?,
             target: end(service, self.home(name, to))?,
+            phase: phase.map(str::to_owned),
             bounds: bounds(service),
             door: Arc::new(NoDoor),
             manifests: Arc::new(RowsOnly),

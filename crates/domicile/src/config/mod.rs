@@ -66,13 +66,7 @@ impl Config {
         let mut top = Table::document(&source, document.get_ref());
         let sites = site::read(top.need("site")?, &mut warnings)?;
         let services = service::read(top.need("service")?, &sites, &mut warnings)?;
-        let policy = policy::read(
-            top.take("policy"),
-            top.take("phase"),
-            &sites,
-            &services,
-            &mut warnings,
-        )?;
+        let policy = policy::read(top.take("policy"), top.take("phase"), &sites, &services)?;
         top.finish()?;
         Ok(Self {
             file: file.to_owned(),

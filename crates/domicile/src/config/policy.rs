@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::policy::{Phase, Policy};
+use model::policy::{Basis, Phase, Policy};
 use model::{Market, ServiceName, SiteName};
 
 use super::reader::Node;
@@ -17,7 +17,6 @@ pub(super) fn read(
     phases: Option<Node<'_>>,
     sites: &Sites,
     services: &Services,
-    warnings: &mut Vec<String>,
 ) -> Result<Policy, ConfigError> {
     let mut read = Policy::default();
     if let Some(policy) = policy {
@@ -33,7 +32,7 @@ pub(super) fn read(
         .into_iter()
         .flatten()
     {
-        let phase = read_phase(&node, &read, sites, services, warnings)?;
+        let phase = read_phase(&node, &read, sites, services)?;
         read.phases.push(phase);
     }
     Ok(read)
@@ -64,7 +63,6 @@ fn read_phase(
     before: &Policy,
     sites: &Sites,
     services: &Services,
-    warnings: &mut Vec<String>,
 ) -> Result<Phase, ConfigError> {
     let mut table = node.table()?;
     let name_node = table.need("name")?;
@@ -83,6 +81,10 @@ fn read_phase(
         services: named,
         home: BTreeMap::new(),
         others: None,
+        basis: table
+            .take("basis")
+            .map(|node| read_basis(&node))
+            .transpose()?,
     };
     for (market, node) in table.need("home")?.table()?.rest() {
         let site = known_site(&node, sites)?;
@@ -102,19 +104,45 @@ fn read_phase(
         }
         phase.home.insert(market, site);
     }
-    if let Some(basis) = table.take("basis") {
-        let mut inner = basis.table()?;
-        for key in ["code", "document", "expires"] {
-            inner.string(key)?;
-        }
-        inner.finish()?;
-        warnings.push(format!(
-            "{}: kept, but not checked by this version",
-            basis.path
-        ));
-    }
     table.finish()?;
     Ok(phase)
+}
+
+fn read_basis(node: &Node<'_>) -> Result<Basis, ConfigError> {
+    let mut table = node.table()?;
+    let mut filled = |key| {
+        let node = table.need(key)?;
+        match node.string()?.trim() {
+            "" => Err(node.error("says nothing; a move needs a basis that somebody can look up")),
+            text => Ok(text.to_owned()),
+        }
+    };
+    let (code, document) = (filled("code")?, filled("document")?);
+    let expires = table
+        .need("expires")?
+        .read("a day, as \"2027-01-31\"", day)?;
+    let purpose = table.string("purpose")?;
+    let mut data = Vec::new();
+    if let Some(classes) = table.take("data") {
+        for class in classes.nodes()? {
+            data.push(class.string()?.to_owned());
+        }
+    }
+    table.finish()?;
+    Ok(Basis {
+        code,
+        document,
+        expires,
+        purpose,
+        data,
+    })
+}
+
+/// A day of the calendar, as `YYYY-MM-DD`.
+fn day(text: &str) -> Option<String> {
+    let day: toml::value::Datetime = text.parse().ok()?;
+    let alone = day.time.is_none() && day.offset.is_none();
+    day.date.filter(|_| alone).map(|date| date.to_string())
 }
 
 fn read_services(node: &Node<'_>, services: &Services) -> Result<Vec<ServiceName>, ConfigError> {

@@ -76,11 +76,13 @@ pinned = { CN = "beijing" }
 name    = "e-commerce"
 service = ["shop"]
 home    = { US = "california", CA = "california", MX = "california", "*" = "singapore" }
+basis   = { code = "contract", document = "demo 1", expires = "2999-01-01" }
 
 [[phase]]
 name    = "local sites"
 service = ["shop"]
 home    = { IN = "mumbai", BR = "sao-paulo" }
+basis   = { code = "local-law", document = "demo 2", expires = "2999-01-01" }
 "#;
 
 const fn place(name: &'static str, country: &'static str, provider: &'static str) -> Place {

@@ -74,6 +74,9 @@ pub struct World {
     pub name: String,
     /// Where the program runs.
     pub folder: TempDir,
+    /// What is installed: a configuration without phases, and the phases of all files by their names. One policy permits
+    /// what different files ask for.
+    installed: std::sync::Mutex<(String, BTreeMap<String, String>)>,
 }
 
 /// A user who is not between two sites: where he lives.
@@ -105,6 +108,7 @@ impl World {
             clusters,
             name: name.to_owned(),
             folder: tempfile::tempdir()?,
+            installed: std::sync::Mutex::default(),
         })
     }
 
@@ -153,24 +157,48 @@ impl World {
     ) -> Result<()> {
         let name = &self.name;
         let home: Vec<String> = home.iter().map(|(m, s)| format!("{m} = \"{s}\"")).collect();
-        let text = format!(
+        let base = format!(
             "[site.beijing]\n[site.singapore]\n\n[service.{name}]\norigin = \"beijing\"\n\
              user = {user}\nids = \"application\"\n\
              database.beijing = \"{}\"\ndatabase.singapore = \"{}\"\n\
-             batch = {{ users = 16, rows = 20000 }}\n\n[service.{name}.tables]\n{tables}\n\
-             [[phase]]\nname = \"{phase}\"\nservice = [\"{name}\"]\nhome = {{ {} }}\n",
+             batch = {{ users = 16, rows = 20000 }}\n\n[service.{name}.tables]\n{tables}\n",
             self.mover_url(0),
             self.mover_url(1),
+        );
+        let block = format!(
+            "[[phase]]\nname = \"{phase}\"\nservice = [\"{name}\"]\nhome = {{ {} }}\n\
+             basis = {{ code = \"test\", document = \"T-1\", expires = \"2999-01-01\" }}\n",
             home.join(", "),
         );
-        std::fs::write(self.folder.path().join(file), text)?;
+        std::fs::write(self.folder.path().join(file), format!("{base}{block}"))?;
+        let mut installed = self.installed.lock().expect("no test panics here");
+        installed.0 = base;
+        installed.1.insert(phase.to_owned(), block);
         Ok(())
+    }
+
+    /// The arguments of `install` as administrator, with the phases of all files that were configured so far.
+    fn installing(&self) -> Result<Vec<String>> {
+        let installed = self.installed.lock().expect("no test panics here");
+        let mut args = Vec::new();
+        if !installed.1.is_empty() {
+            let phases: Vec<&str> = installed.1.values().map(String::as_str).collect();
+            let text = format!("{}{}", installed.0, phases.concat());
+            std::fs::write(self.folder.path().join("installed.toml"), text)?;
+            args.extend(["--config".to_owned(), "installed.toml".to_owned()]);
+        }
+        args.push("install".to_owned());
+        for n in [0, 1] {
+            args.push("--admin".to_owned());
+            args.push(format!("{}={}", SITES[n], self.admin_url(n)));
+        }
+        Ok(args)
     }
 
     /// Runs `install` as administrator, and lets the application's role use its tables.
     pub async fn install(&self) -> Result<()> {
-        let admin = [0, 1].map(|n| format!("{}={}", SITES[n], self.admin_url(n)));
-        let args = ["install", "--admin", &admin[0], "--admin", &admin[1]];
+        let args = self.installing()?;
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
         self.program(&args).run().await?.expect(0)?;
         for n in [0, 1] {
             let grant = "GRANT ALL ON ALL TABLES IN SCHEMA public TO shop;

@@ -92,6 +92,13 @@ impl World {
         self.program(&args).run().await
     }
 
+    /// Installs at one site alone.
+    pub async fn install_small_at(&self, site: usize) -> Result<Ran> {
+        let admin = format!("{}={}", SITES[site], self.admin_url(site));
+        let args = ["install", "--site", SITES[site], "--admin", &admin];
+        self.program(&args).run().await
+    }
+
     /// Its configuration: the first lines are fixed, so that tests can name them.
     pub fn small_configuration(&self) -> String {
         let name = &self.name;
@@ -101,7 +108,8 @@ impl World {
              user = {{ table = \"person\", key = \"id\", market = \"land\" }}\nids = \"application\"\n\
              database.beijing = \"{}\"\ndatabase.singapore = \"{}\"\n\n[service.{name}.tables]\n\
              item = \"person_id\"\nkind = \"reference\"\n\n[policy]\npinned = {{ CN = \"beijing\" }}\n\n\
-             [[phase]]\nname = \"out\"\nservice = [\"{name}\"]\nhome = {{ IN = \"singapore\" }}\n",
+             [[phase]]\nname = \"out\"\nservice = [\"{name}\"]\nhome = {{ IN = \"singapore\" }}\n\
+             basis = {{ code = \"test\", document = \"T-1\", expires = \"2999-01-01\" }}\n",
             url(0),
             url(1),
         )

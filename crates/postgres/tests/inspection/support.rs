@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use model::ownership::Ownership;
+use model::policy::Policy;
 use model::table::HomeSchema;
 use model::{ServiceName, SiteName};
 use postgres::catalog::{self, Catalog};
@@ -96,7 +97,7 @@ pub async fn installed(
         origin: &SiteName::from(origin),
         home: schema,
         mover: ("domicile", None),
-        pinned: &[],
+        policy: &Policy::default(),
         mark,
         after_restart: "open",
     };

@@ -250,7 +250,7 @@ fn pin(home: &HomeSchema, terms: &Terms<'_>) -> String {
     let pinned: Vec<String> = terms
         .pinned
         .iter()
-        .filter(|(_, site)| site != terms.site)
+        .filter(|(_, site)| *site != terms.site)
         .map(|(market, _)| literal(market.as_str()))
         .collect();
     match &home.users.market {

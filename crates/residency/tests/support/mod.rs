@@ -13,8 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use handoff::record::{Event, Kept, Resident, State};
 use model::ownership::Ownership;
+use model::policy::Policy;
 use model::table::HomeSchema;
-use model::{Attempt, BatchId, Epoch, KeyKind, Market, ServiceName, SiteName, UserKey};
+use model::{Attempt, BatchId, Epoch, KeyKind, ServiceName, SiteName, UserKey};
 use postgres::classify::{Declared, classify};
 use residency::install::{Installation, install};
 use residency::office::Office;
@@ -95,7 +96,7 @@ pub struct Site {
     /// The mover's role.
     pub mover: String,
     pub shape: Shape,
-    pub pinned: Vec<(Market, SiteName)>,
+    pub policy: Policy,
 }
 
 pub fn here() -> SiteName {
@@ -190,7 +191,7 @@ impl Site {
             app,
             mover: format!("mover{n}"),
             shape,
-            pinned: Vec::new(),
+            policy: Policy::default(),
         })
     }
 
@@ -215,7 +216,7 @@ impl Site {
                 origin: &origin,
                 home: &self.home,
                 mover: (&self.mover, None),
-                pinned: &self.pinned,
+                policy: &self.policy,
                 mark,
                 after_restart: "open",
             },
