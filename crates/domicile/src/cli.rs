@@ -84,6 +84,8 @@ pub enum Command {
     Rollback(Rollback),
     /// Erase what departed users left at their old site
     Erase(Erase),
+    /// Write everything that is kept of one user, in open formats, into a folder
+    Export(Export),
     /// The whole story on this machine, with throwaway databases
     Demo(Demo),
 }
@@ -289,6 +291,27 @@ pub struct Where {
     /// The user's key
     #[arg(value_name = "USER")]
     pub user: String,
+    /// In this service; without it in each one
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `export`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads at his home in each service, under one snapshot, without moving anything or keeping a writer waiting. The folder \
+holds a file of JSON lines for each table and manifest.json with counts and BLAKE3 hashes; it appears when it is complete. \
+It holds personal data: only its owner may read it.")]
+pub struct Export {
+    /// The user's key
+    #[arg(value_name = "USER")]
+    pub user: String,
+    /// The folder to write; it must not exist yet
+    #[arg(long, value_name = "FOLDER")]
+    pub out: std::path::PathBuf,
     /// In this service; without it in each one
     #[arg(long, value_name = "SERVICE")]
     pub service: Option<String>,

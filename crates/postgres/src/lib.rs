@@ -15,6 +15,7 @@ pub mod copy_rows;
 pub mod delete;
 pub mod digest;
 mod error;
+pub mod export;
 pub mod foreign_keys;
 pub mod lsn;
 pub mod pace;

@@ -7,6 +7,7 @@ pub mod check;
 pub mod confirm;
 pub mod demo;
 pub mod erase;
+pub mod export;
 pub mod homes;
 pub mod init;
 pub mod install;
@@ -60,6 +61,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
             cli::SlotCommand::Drop(args) => slot::drop(&configuration(cli)?, args).await,
         },
         Command::Where(args) => whereabouts::run(&configuration(cli)?, args).await,
+        Command::Export(args) => export::run(&configuration(cli)?, args).await,
         Command::Verify(args) => verify::run(&configuration(cli)?, args).await,
         Command::Rollback(args) => rollback::run(&configuration(cli)?, args).await,
         Command::Erase(args) => erase::run(&configuration(cli)?, args).await,

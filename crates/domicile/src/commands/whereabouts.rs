@@ -19,14 +19,7 @@ use crate::render::whereabouts::{Whereabouts, render};
 /// Asks every site of the service, or of every service. 1 where he lives nowhere, 2 where the key can be nobody's, 3
 /// where a site was not reached: what the others say is shown all the same.
 pub async fn run(config: &Config, args: &Where) -> Outcome {
-    let services: Vec<(&ServiceName, &Service)> = match &args.service {
-        None => config.services.iter().collect(),
-        Some(name) => {
-            let name = ServiceName::from(name.as_str());
-            config.service(&name)?;
-            config.services.get_key_value(&name).into_iter().collect()
-        }
-    };
+    let services = services(config, args.service.as_deref())?;
     let user = UserKey::from(args.user.as_str());
     let mut found = Vec::new();
     let mut exit = Exit::Done;
@@ -53,8 +46,21 @@ pub async fn run(config: &Config, args: &Where) -> Outcome {
     Ok(exit)
 }
 
+/// The service of that name, or all of them.
+pub(super) fn services<'a>(
+    config: &'a Config,
+    named: Option<&str>,
+) -> Outcome<Vec<(&'a ServiceName, &'a Service)>> {
+    let Some(name) = named else {
+        return Ok(config.services.iter().collect());
+    };
+    let name = ServiceName::from(name);
+    config.service(&name)?;
+    Ok(config.services.get_key_value(&name).into_iter().collect())
+}
+
 /// Where he lives in one service, and whether a site could not be asked.
-async fn of_service(
+pub(super) async fn of_service(
     config: &Config,
     name: &ServiceName,
     service: &Service,

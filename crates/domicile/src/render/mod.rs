@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod erase;
+pub mod export;
 mod grid;
 pub mod install;
 mod numbers;
