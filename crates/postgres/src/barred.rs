@@ -60,24 +60,25 @@ pub async fn barred(
         Some(market) => format!("coalesce(({market})::text, '')"),
         None => "''::text".to_owned(),
     };
+    // Looked up once for each market, not for each user: a batch is closed while this is asked.
     let may = match terms {
         Terms::Phase => {
-            "EXISTS (SELECT FROM (SELECT i.body FROM domicile.policy AS i ORDER BY i.n DESC LIMIT 1) AS i, \
-               jsonb_array_elements(i.body -> 'phases') AS f \
-             WHERE f -> 'services' ? $3 AND coalesce(f -> 'home' ->> u.market, f ->> 'others') = $2 \
-               AND (f -> 'basis' ->> 'expires')::date > (now() AT TIME ZONE 'UTC')::date)"
+            "u.market IN (SELECT m.market FROM (SELECT DISTINCT u.market FROM u) AS m \
+             WHERE EXISTS (SELECT FROM f WHERE coalesce(f.home ->> m.market, f.others) = $2))"
         }
-        Terms::Back => "$3::text IS NOT NULL",
-        Terms::Return => {
-            "EXISTS (SELECT FROM domicile.passenger AS w WHERE w.user_key = u.key AND $3::text IS NOT NULL)"
-        }
+        Terms::Back => "true",
+        Terms::Return => "EXISTS (SELECT FROM domicile.passenger AS w WHERE w.user_key = u.key)",
     };
     let keys: Vec<&str> = keys.iter().map(UserKey::as_str).collect();
     let sql = format!(
-        "SELECT u.key::text, u.market, p.site \
-         FROM (SELECT {key} AS key, {market} AS market FROM {table} WHERE {key} = ANY($1::text[]::{kind}[])) AS u \
-         LEFT JOIN domicile.pinned AS p ON p.market = u.market \
-         WHERE p.site <> $2 OR p.site IS NULL AND NOT {may}",
+        "WITH u AS MATERIALIZED ( \
+           SELECT {key} AS key, {market} AS market FROM {table} WHERE {key} = ANY($1::text[]::{kind}[])), \
+         f AS MATERIALIZED ( \
+           SELECT f -> 'home' AS home, f ->> 'others' AS others \
+           FROM (SELECT i.body FROM domicile.policy AS i ORDER BY i.n DESC LIMIT 1) AS i, jsonb_array_elements(i.body -> 'phases') AS f \
+           WHERE f -> 'services' ? $3 AND (f -> 'basis' ->> 'expires')::date > (now() AT TIME ZONE 'UTC')::date) \
+         SELECT u.key::text, u.market, p.site FROM u LEFT JOIN domicile.pinned AS p ON p.market = u.market \
+         WHERE p.site <> $2 OR p.site IS NULL AND NOT ({may})",
         key = quote(&schema.users.key),
         table = schema.users.name.sql(),
         kind = schema.users.kind.sql_type(),

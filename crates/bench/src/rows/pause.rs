@@ -127,6 +127,17 @@ pub(crate) async fn measure(
         .map(|met| since(last(met), met))
         .collect();
     let writes = scene.acknowledged.load(Ordering::Relaxed) as f64;
+    // By batch: a tail that belongs to a few of them has another cause than one that belongs to all.
+    let mut slowest = std::collections::BTreeMap::new();
+    for met in met.iter().filter(|met| last(met) > 0) {
+        let longest = slowest.entry(met.batch).or_insert(0.0_f64);
+        *longest = longest.max(since(last(met), met));
+    }
+    let mut slowest: Vec<(usize, f64)> = slowest.into_iter().collect();
+    slowest.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let told = |(batch, ms): &(usize, f64)| format!("{batch}: {ms:.0} ms");
+    let told: Vec<String> = slowest.iter().take(8).map(told).collect();
+    println!("  slowest batches {}", told.join(", "));
     if pauses.is_empty() {
         bail!("no writer met a fence");
     }
