@@ -15,12 +15,19 @@ async fn a_request_is_answered_and_a_notice_arrives_in_both_directions() {
     let mut pair = Pair::new().await;
     for (from, to) in [(HOME, AWAY), (AWAY, HOME)] {
         let mut inbox = pair.inbox(to);
-        let peer = if from == HOME { &pair.at_home } else { &pair.at_away }.clone();
+        let peer = if from == HOME {
+            &pair.at_home
+        } else {
+            &pair.at_away
+        }
+        .clone();
         let body = rows(1, BODY_MAX);
         let asked = tokio::spawn({
             let body = body.clone();
             async move {
-                peer.notify(Bytes::from_static(b"departed 17")).await.unwrap();
+                peer.notify(Bytes::from_static(b"departed 17"))
+                    .await
+                    .unwrap();
                 peer.request(body, PATIENCE).await
             }
         });
@@ -32,7 +39,10 @@ async fn a_request_is_answered_and_a_notice_arrives_in_both_directions() {
             panic!("then the request");
         };
         assert!(request.body == body);
-        request.reply(Bytes::from_static(b"accepted")).await.unwrap();
+        request
+            .reply(Bytes::from_static(b"accepted"))
+            .await
+            .unwrap();
         assert_eq!(soon(asked).await.unwrap().unwrap(), "accepted");
     }
 }
@@ -181,7 +191,10 @@ async fn control_does_not_wait_behind_bulk() {
     answering.abort();
     trips.sort();
     let (median, longest) = (trips[trips.len() / 2], trips[trips.len() - 1]);
-    println!("control under bulk: {} round trips, median {median:?}, longest {longest:?}", trips.len());
+    println!(
+        "control under bulk: {} round trips, median {median:?}, longest {longest:?}",
+        trips.len()
+    );
     // 64 MiB stand in the window: behind them a message would wait for a good part of a second.
     assert!(median < Duration::from_millis(50), "{median:?}");
 }

@@ -109,7 +109,11 @@ impl Pair {
 
     pub fn inbox(&mut self, of: &str) -> Inbox {
         let other: SiteName = if of == HOME { AWAY } else { HOME }.into();
-        let end = if of == HOME { &mut self.home } else { &mut self.away };
+        let end = if of == HOME {
+            &mut self.home
+        } else {
+            &mut self.away
+        };
         end.take_inbox(&other).unwrap()
     }
 }
@@ -124,7 +128,9 @@ pub fn rows(seed: u64, length: usize) -> Bytes {
     let mut text = Vec::with_capacity(length + 100);
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     while text.len() < length {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         text.extend_from_slice(format!("{state:016x},customer,SG,2014-04-01;").as_bytes());
     }
     text.truncate(length);
