@@ -12,8 +12,8 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer
 
 use crate::transfer::TransferId;
 
-/// The most content of a block, in bytes. Big enough that zstd finds what repeats (at 64 KiB the shop's rows take a
-/// tenth more), small enough that compressing one holds nobody up for more than a millisecond.
+/// The most content of a block, in bytes. Big enough that zstd finds what repeats, small enough that a handful of them
+/// fills no memory, and that sending one again costs little.
 pub const BLOCK_MAX: usize = 256 << 10;
 
 /// The most that a payload may grow when it is decompressed. A sender who would exceed it sends the block as it is.
@@ -179,7 +179,6 @@ fn inflate(payload: &[u8], length: u32) -> Result<Bytes, BlockError> {
         }
     }
     let whole = input.pos() == payload.len() && output.pos() == length as usize;
-    drop(output);
     match whole {
         true => Ok(Bytes::from(content)),
         false => Err(BlockError::Length(length)),

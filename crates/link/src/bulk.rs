@@ -17,7 +17,17 @@ use crate::wire::{Wire, WireError, frame};
 /// broke or a transfer was cancelled.
 const STRAYS_MAX: u64 = 4_096;
 
-/// Works until the connection ends; what was on it then is sent over others.
+/// A connection's place among the others. However it ends, also with a task that is aborted, what was on it is sent over
+/// the others.
+struct Place<'a>(&'a Shared, u64);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.lost(self.1);
+    }
+}
+
+/// Works until the connection ends.
 pub(crate) async fn run(
     mut wire: Wire,
     shared: &Arc<Shared>,
@@ -25,7 +35,8 @@ pub(crate) async fn run(
 ) -> WireError {
     wire.codec_mut().set_max_frame_length(FRAME_MAX);
     let (mut sink, mut frames) = wire.split();
-    let connection = shared.connection();
+    let place = Place(shared, shared.connection());
+    let connection = place.1;
 
     let writing = async {
         loop {
@@ -64,7 +75,6 @@ pub(crate) async fn run(
         ended = writing => ended,
         ended = reading => ended,
     };
-    shared.lost(connection);
     match ended {
         Err(why) => why,
         Ok(never) => match never {},

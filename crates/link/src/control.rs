@@ -1,11 +1,10 @@
 //! A control connection, once the hellos are exchanged. It carries no bulk, so nothing on it waits behind any.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::inbox::{Incoming, Request};
 use crate::message::{FRAME_MAX, Message};
@@ -14,14 +13,20 @@ use crate::shared::{Begun, Shared};
 use crate::transfer::Violation;
 use crate::wire::{Wire, WireError, frame};
 
-/// Whoever has had nothing to say for this long says that he is there.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Heartbeats in the time of the longest silence. Whoever has had nothing to say says so often that he is there.
+const HEARTBEATS: u32 = 6;
 
-/// Whoever has said nothing for this long is gone.
-const SILENT: Duration = Duration::from_secs(15);
-
-/// More heartbeats than this in one [`SILENT`] are an attack on the processor.
+/// More heartbeats than this in that time are an attack on the processor.
 const HEARTBEATS_MAX: u32 = 100;
+
+/// A session that stands as long as this does, also in a task that is aborted.
+struct Standing<'a>(&'a Shared, u64);
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.0.end(self.1);
+    }
+}
 
 /// Works until the connection ends, which ends the session.
 pub(crate) async fn run(mut wire: Wire, shared: &Arc<Shared>, begun: Begun) -> WireError {
@@ -33,6 +38,8 @@ pub(crate) async fn run(mut wire: Wire, shared: &Arc<Shared>, begun: Begun) -> W
         reply,
         over,
     } = begun;
+    let silence = shared.silence;
+    let _standing = Standing(shared, id);
 
     let writing = async {
         loop {
@@ -51,7 +58,7 @@ pub(crate) async fn run(mut wire: Wire, shared: &Arc<Shared>, begun: Begun) -> W
                     Some(message) => sink.send(message.encode()).await?,
                     None => return Err(WireError::Over),
                 },
-                () = sleep_until(Instant::now() + HEARTBEAT), if nothing => {
+                () = sleep(silence / HEARTBEATS) => {
                     sink.send(Message::Heartbeat.encode()).await?;
                 }
             }
@@ -60,11 +67,11 @@ pub(crate) async fn run(mut wire: Wire, shared: &Arc<Shared>, begun: Begun) -> W
     let reading = async {
         let (mut heartbeats, mut since) = (0_u32, Instant::now());
         loop {
-            let came = timeout(SILENT, frame(&mut frames)).await;
+            let came = timeout(silence, frame(&mut frames)).await;
             let came = came.unwrap_or(Err(WireError::Silent))?;
             match Message::decode(came)? {
                 Message::Heartbeat => {
-                    if since.elapsed() > SILENT {
+                    if since.elapsed() > silence {
                         (heartbeats, since) = (0, Instant::now());
                     }
                     heartbeats += 1;
@@ -106,7 +113,6 @@ pub(crate) async fn run(mut wire: Wire, shared: &Arc<Shared>, begun: Begun) -> W
         ended = writing => ended,
         ended = reading => ended,
     };
-    shared.end(id);
     match ended {
         Err(why) => why,
         Ok(never) => match never {},

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use model::SiteName;
 use rand::RngExt as _;
@@ -37,6 +38,9 @@ pub struct Settings {
     /// The memory for blocks under way, in bytes, for each peer and direction. A path is filled up to this much per
     /// round trip. Each of at most [`TRANSFERS_MAX`](crate::TRANSFERS_MAX) transfers has 1 MiB beside it.
     pub window: usize,
+    /// How long a peer may say nothing on the control connection, where it says six times as often that it is there,
+    /// before the session is ended. The longest message (1 MiB) must pass in this time.
+    pub silence: Duration,
     /// The peers. Only these are spoken with.
     pub peers: Vec<PeerSettings>,
 }
@@ -117,6 +121,9 @@ impl Settings {
     /// The window, if nothing else is wanted: 64 MiB, 335 MB/s at a round trip of 200 ms.
     pub const WINDOW: usize = 64 << 20;
 
+    /// The silence, if nothing else is wanted: 30 s, so that 35 kB/s carry the longest message.
+    pub const SILENCE: Duration = Duration::from_secs(30);
+
     fn check(&self) -> Result<(), StartError> {
         if !(1..=FLOWS_MAX).contains(&self.flows) {
             return Err(StartError::Flows(self.flows));
@@ -174,7 +181,7 @@ impl Endpoint {
         let pool = (settings.window / BLOCK_MAX) as u64;
         for PeerSettings { site, dial, .. } in settings.peers {
             let (sender, inbox) = mpsc::channel(WAITING_MAX);
-            let shared = Shared::new(site.clone(), pool, sender);
+            let shared = Shared::new(site.clone(), pool, settings.silence, sender);
             match dial {
                 Some(address) => {
                     let dialler = Dialler {

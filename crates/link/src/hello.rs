@@ -69,6 +69,21 @@ pub(crate) enum Why {
     Dials,
 }
 
+/// Reads a hello. One of another version may have any further words in it, and still gets an answer that says why.
+pub(crate) fn read(text: &[u8]) -> Result<Result<Hello, Why>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        protocol: u32,
+    }
+    match serde_json::from_slice(text) {
+        Ok(hello) => Ok(Ok(hello)),
+        Err(error) => match serde_json::from_slice::<Versioned>(text) {
+            Ok(other) if other.protocol != PROTOCOL => Ok(Err(Why::Protocol)),
+            _ => Err(error),
+        },
+    }
+}
+
 /// Judges a hello that came from `peer`, as its certificate says. Whether its session stands is for others to say.
 pub(crate) fn judge(hello: &Hello, own: &SiteName, peer: &SiteName) -> Result<(), Why> {
     if hello.protocol != PROTOCOL {
@@ -128,6 +143,8 @@ mod tests {
         assert!(text.len() < HELLO_MAX / 2);
         assert_eq!(serde_json::from_str::<Hello>(&text).unwrap(), long);
         let more = text.replacen('{', r#"{"address":"10.0.0.1:1","#, 1);
-        assert!(serde_json::from_str::<Hello>(&more).is_err());
+        assert!(read(more.as_bytes()).is_err());
+        let later = more.replace("\"protocol\":1", "\"protocol\":2");
+        assert_eq!(read(later.as_bytes()).unwrap(), Err(Why::Protocol));
     }
 }

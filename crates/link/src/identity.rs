@@ -188,10 +188,14 @@ impl NewKey {
             .mode(0o600)
             .open(file)
             .map_err(unwritable)?;
-        written
+        let whole = written
             .write_all(self.pem.as_bytes())
-            .and_then(|()| written.sync_all())
-            .map_err(unwritable)?;
+            .and_then(|()| written.sync_all());
+        if let Err(why) = whole {
+            // Half a key would stand in the way of the next attempt. If it stays, that says so.
+            let _ = std::fs::remove_file(file);
+            return Err(unwritable(why));
+        }
         Identity::load(file)
     }
 }

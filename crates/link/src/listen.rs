@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::dial::chain;
-use crate::hello::{Answer, Hello, Why, judge};
+use crate::hello::{self, Answer, Hello, Why, judge};
 use crate::shared::{Begun, Shared};
 use crate::tls::Tls;
 use crate::wire::{Wire, WireError, frame, wire};
@@ -42,6 +42,9 @@ pub(crate) struct Door {
     pub guests: BTreeMap<SiteName, Arc<Shared>>,
     pub refused: Arc<AtomicU64>,
 }
+
+/// A hello that may pass, whose it is, and for a bulk connection what ends it.
+type Admitted = (Hello, Arc<Shared>, Option<CancellationToken>);
 
 /// A caller who has been let in.
 enum Guest {
@@ -90,21 +93,24 @@ impl Door {
         warn!(%address, why, "a connection to the link was refused");
     }
 
+    /// Lets a hello of `site`'s pass, or says why not; a bulk connection joins its session.
+    fn admit(&self, hello: Hello, site: &SiteName) -> Result<Admitted, Why> {
+        debug!(%site, version = hello.version, flow = ?hello.flow, "hello");
+        judge(&hello, &self.own, site)?;
+        let shared = self.guests.get(site).ok_or(Why::Dials)?;
+        let joined = hello.flow.map(|flow| shared.join(hello.session, flow));
+        let joined = joined.transpose()?;
+        Ok((hello, Arc::clone(shared), joined))
+    }
+
     async fn greet(&self, stream: TcpStream) -> Result<Guest, WireError> {
         socket::prepare(&stream)?;
         let (stream, site) = self.tls.accept(stream).await?;
         let mut wire = wire(stream);
         let hello = frame(&mut wire).await?;
-        let hello: Hello = serde_json::from_slice(&hello).map_err(WireError::NoHello)?;
-        debug!(%site, version = hello.version, flow = ?hello.flow, "hello");
-        let judged = judge(&hello, &self.own, &site);
-        let found = judged.and_then(|()| self.guests.get(&site).ok_or(Why::Dials));
-        let joined = found.and_then(|shared| {
-            let joined = hello.flow.map(|flow| shared.join(hello.session, flow));
-            Ok((shared, joined.transpose()?))
-        });
-        let (shared, joined) = match joined {
-            Ok(joined) => joined,
+        let read = hello::read(&hello).map_err(WireError::NoHello)?;
+        let (hello, shared, joined) = match read.and_then(|hello| self.admit(hello, &site)) {
+            Ok(admitted) => admitted,
             Err(why) => {
                 answer(&mut wire, &Answer::Refused(why)).await?;
                 return Err(WireError::Refused(why));
@@ -114,7 +120,6 @@ impl Door {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             life: self.life,
         };
-        let shared = Arc::clone(shared);
         match joined {
             Some(over) => {
                 answer(&mut wire, &welcome).await?;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::message::{BODY_MAX, Message};
 use crate::receiving::Receiving;
 use crate::sending::Sending;
-use crate::shared::Shared;
+use crate::shared::{Pended, Shared};
 use crate::transfer::{TransferError, TransferId};
 
 /// A peer. Clones are the same peer.
@@ -106,7 +106,11 @@ impl Peer {
             return Err(RequestError::TooLong(body.len()));
         }
         let pended = self.shared.pend().ok_or(RequestError::NotConnected)?;
-        let (number, out, answer) = pended;
+        let Pended {
+            number,
+            out,
+            answer,
+        } = pended;
         let _forget = Forget(&self.shared, number);
         let asked = async {
             // A message that waits in the queue of a session that ends is not sent; from outside that cannot be told

@@ -15,6 +15,8 @@ pub struct Sending {
     shared: Arc<Shared>,
     id: TransferId,
     gathered: BytesMut,
+    /// False while a call is under way: one that was dropped half-way leaves a hole that nobody would see.
+    whole: bool,
 }
 
 impl Sending {
@@ -23,6 +25,7 @@ impl Sending {
             shared,
             id,
             gathered: BytesMut::new(),
+            whole: true,
         }
     }
 
@@ -32,8 +35,9 @@ impl Sending {
     }
 
     /// Sends `bytes` after those before. Waits while as much is under way as the receiver, and this peer's memory, have
-    /// room for. Not to be called again after it was dropped half-way: a part may have been taken.
+    /// room for. Where a call is dropped half-way the transfer has failed: every later call says so.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), TransferError> {
+        self.begin()?;
         while !bytes.is_empty() {
             let room = BLOCK_MAX - self.gathered.len();
             let part = bytes.split_to(room.min(bytes.len()));
@@ -42,20 +46,24 @@ impl Sending {
                 self.block(false).await?;
             }
         }
+        self.whole = true;
         Ok(())
     }
 
     /// Sends what is gathered, without waiting for more.
     pub async fn flush(&mut self) -> Result<(), TransferError> {
-        match self.gathered.is_empty() {
-            true => Ok(()),
-            false => self.block(false).await,
+        self.begin()?;
+        if !self.gathered.is_empty() {
+            self.block(false).await?;
         }
+        self.whole = true;
+        Ok(())
     }
 
     /// Ends the transfer, and waits until all of it is in the receiver's memory. That says nothing of what he has done
     /// with it.
     pub async fn finish(mut self) -> Result<(), TransferError> {
+        self.begin()?;
         self.block(true).await?;
         let id = self.id;
         self.shared
@@ -69,6 +77,13 @@ impl Sending {
                 outgoing.failed.map(Err)
             })
             .await
+    }
+
+    fn begin(&mut self) -> Result<(), TransferError> {
+        match std::mem::take(&mut self.whole) {
+            true => Ok(()),
+            false => Err(TransferError::Interrupted),
+        }
     }
 
     async fn block(&mut self, last: bool) -> Result<(), TransferError> {

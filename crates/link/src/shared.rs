@@ -1,20 +1,22 @@
 //! What the connections with one peer and the handles of the application have in common.
 
+mod transfers;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::SiteName;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::block::{HEADER, Packed};
 use crate::hello::Why;
 use crate::inbox::Incoming as Delivered;
 use crate::message::Message;
 use crate::peer::RequestError;
-use crate::transfer::{Incoming, Outgoing, RESERVED, TransferError, TransferId, Violation};
+use crate::transfer::{Incoming, Outgoing, TransferError, TransferId};
 
 /// The most transfers in one direction with one peer.
 pub const TRANSFERS_MAX: usize = 32;
@@ -27,6 +29,8 @@ pub(crate) struct Shared {
     pub site: SiteName,
     /// Blocks that all transfers of one direction share, beyond those that each has for itself.
     pool: u64,
+    /// Whoever says nothing on the control connection for this long is gone.
+    pub silence: Duration,
     state: Mutex<State>,
     /// Rings when there may be a block to send.
     pub work: Notify,
@@ -60,7 +64,7 @@ pub(crate) struct State {
     pub outgoing: BTreeMap<TransferId, Outgoing>,
     pub incoming: BTreeMap<TransferId, Incoming>,
     /// Whose turn it was last.
-    turn: TransferId,
+    turn: Option<TransferId>,
     /// Transfers of which the peer should hear.
     telling: BTreeSet<TransferId>,
     /// Transfers that ended here, with the last word on each.
@@ -87,14 +91,15 @@ pub(crate) struct Begun {
     pub over: CancellationToken,
 }
 
+/// A request that is about to be sent.
+pub(crate) struct Pended {
+    pub number: u64,
+    pub out: mpsc::Sender<Message>,
+    pub answer: oneshot::Receiver<Result<Bytes, RequestError>>,
+}
+
 /// Messages that wait to be written.
 const OUT_MAX: usize = 64;
-
-impl Default for TransferId {
-    fn default() -> Self {
-        Self(0)
-    }
-}
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -105,10 +110,16 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub fn new(site: SiteName, pool: u64, inbox: mpsc::Sender<Delivered>) -> Arc<Self> {
+    pub fn new(
+        site: SiteName,
+        pool: u64,
+        silence: Duration,
+        inbox: mpsc::Sender<Delivered>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             site,
             pool,
+            silence,
             state: Mutex::default(),
             work: Notify::new(),
             news: Notify::new(),
@@ -156,6 +167,7 @@ impl Shared {
         {
             state.fail_all(TransferError::PeerRestarted);
         }
+        state.outgoing.values_mut().for_each(Outgoing::resume);
         state.begun += 1;
         state.session = Some(Session {
             id,
@@ -232,20 +244,18 @@ impl Shared {
     }
 
     /// Awaits the answer to a request that is about to be sent.
-    pub fn pend(
-        &self,
-    ) -> Option<(
-        u64,
-        mpsc::Sender<Message>,
-        oneshot::Receiver<Result<Bytes, RequestError>>,
-    )> {
+    pub fn pend(&self) -> Option<Pended> {
         let mut state = self.lock();
         let out = state.session.as_ref()?.out.clone();
         state.requests += 1;
         let number = state.requests;
         let (sender, receiver) = oneshot::channel();
         state.pending.insert(number, sender);
-        Some((number, out, receiver))
+        Some(Pended {
+            number,
+            out,
+            answer: receiver,
+        })
     }
 
     /// An answer came. One that nobody waits for any more is dropped.
@@ -260,214 +270,6 @@ impl Shared {
     pub fn say(&self, message: Message) {
         self.lock().say(message);
         self.news.notify_waiters();
-    }
-
-    // --- the sender's side of transfers ---
-
-    pub fn open(&self, id: TransferId) -> Result<(), TransferError> {
-        let mut state = self.lock();
-        if state.closed {
-            return Err(TransferError::Closed);
-        }
-        if state.outgoing.len() >= TRANSFERS_MAX {
-            return Err(TransferError::TooMany);
-        }
-        state.outgoing.insert(id, Outgoing::default());
-        Ok(())
-    }
-
-    /// Waits until one more block may be kept, and gives its number.
-    pub async fn room(&self, id: TransferId) -> Result<u64, TransferError> {
-        let pool = self.pool;
-        self.until(&self.progress, |state| {
-            let beyond = |outgoing: &Outgoing| outgoing.held().saturating_sub(RESERVED);
-            let used: u64 = state.outgoing.values().map(beyond).sum();
-            let outgoing = state.outgoing.get(&id)?;
-            match outgoing.failed {
-                Some(failed) => Some(Err(failed)),
-                None => outgoing
-                    .has_room(pool.saturating_sub(used))
-                    .then(|| Ok(outgoing.number())),
-            }
-        })
-        .await
-    }
-
-    pub fn push(&self, block: Packed) {
-        let mut state = self.lock();
-        if let Some(outgoing) = state.outgoing.get_mut(&block.header.transfer) {
-            outgoing.push(block);
-        }
-        drop(state);
-        self.work.notify_waiters();
-    }
-
-    /// The next block to send over `connection`: each transfer in turn.
-    pub async fn take(&self, connection: u64) -> Packed {
-        let block = self
-            .until(&self.work, |state| {
-                let after = state.outgoing.keys().filter(|id| **id > state.turn);
-                let before = state.outgoing.keys().filter(|id| **id <= state.turn);
-                let order: Vec<TransferId> = after.chain(before).copied().collect();
-                order.into_iter().find_map(|id| {
-                    let block = state.outgoing.get_mut(&id)?.take(connection)?;
-                    state.turn = id;
-                    Some(block)
-                })
-            })
-            .await;
-        let (wire, raw) = (&self.counted.wire_sent, &self.counted.raw_sent);
-        wire.fetch_add((4 + HEADER + block.payload.len()) as u64, Ordering::Relaxed);
-        raw.fetch_add(u64::from(block.header.length), Ordering::Relaxed);
-        block
-    }
-
-    /// A bulk connection is gone.
-    pub fn lost(&self, connection: u64) {
-        let mut state = self.lock();
-        let lost: u64 = state
-            .outgoing
-            .values_mut()
-            .map(|outgoing| outgoing.lost(connection))
-            .sum();
-        drop(state);
-        self.counted.blocks_again.fetch_add(lost, Ordering::Relaxed);
-        self.work.notify_waiters();
-    }
-
-    /// The sender's handle is gone.
-    pub fn shut(&self, id: TransferId) {
-        let mut state = self.lock();
-        let gone = state.outgoing.remove(&id);
-        if gone.is_some_and(|gone| gone.failed.is_none()) {
-            state.remember(id, Message::Abandon(id));
-        }
-        drop(state);
-        self.news.notify_waiters();
-        // Others may have room now.
-        self.progress.notify_waiters();
-    }
-
-    // --- the receiver's side of transfers ---
-
-    pub fn receive(&self, id: TransferId) -> Result<(), TransferError> {
-        let mut state = self.lock();
-        if state.closed {
-            return Err(TransferError::Closed);
-        }
-        if state.incoming.len() >= TRANSFERS_MAX {
-            return Err(TransferError::TooMany);
-        }
-        state.incoming.entry(id).or_default();
-        state.grant(id, self.pool);
-        drop(state);
-        self.news.notify_waiters();
-        Ok(())
-    }
-
-    /// Whether a block is worth unpacking.
-    pub fn wants(&self, id: TransferId, number: u64) -> Result<bool, Violation> {
-        let state = self.lock();
-        match state.incoming.get(&id) {
-            Some(incoming) => incoming.wants(number),
-            None if state.ended.iter().any(|(ended, _)| *ended == id) => Ok(false),
-            None => Err(Violation::Unknown),
-        }
-    }
-
-    /// Takes a block in. False: nobody needs it (any more).
-    pub fn accept(
-        &self,
-        id: TransferId,
-        number: u64,
-        content: Bytes,
-        last: bool,
-    ) -> Result<bool, Violation> {
-        let raw = content.len() as u64;
-        let mut state = self.lock();
-        let Some(incoming) = state.incoming.get_mut(&id) else {
-            return Ok(false);
-        };
-        let fresh = incoming.accept(number, content, last)?;
-        state.tell(id);
-        drop(state);
-        if fresh {
-            self.counted.raw_received.fetch_add(raw, Ordering::Relaxed);
-            self.progress.notify_waiters();
-            self.news.notify_waiters();
-        }
-        Ok(fresh)
-    }
-
-    /// The next content of a transfer; `None` at its end.
-    pub async fn next(&self, id: TransferId) -> Result<Option<Bytes>, TransferError> {
-        let pool = self.pool;
-        let taken = self
-            .until(&self.progress, |state| {
-                let incoming = state.incoming.get_mut(&id)?;
-                if let Some(content) = incoming.take() {
-                    state.grant(id, pool);
-                    return Some(Ok(Some(content)));
-                }
-                match (incoming.finished(), incoming.failed) {
-                    (true, _) => Some(Ok(None)),
-                    (false, Some(failed)) => Some(Err(failed)),
-                    (false, None) => None,
-                }
-            })
-            .await;
-        self.news.notify_waiters();
-        taken
-    }
-
-    /// The receiver's handle is gone.
-    pub fn leave(&self, id: TransferId) {
-        let mut state = self.lock();
-        if let Some(incoming) = state.incoming.remove(&id)
-            && incoming.failed.is_none()
-        {
-            let last = match incoming.complete() {
-                true => Message::Window {
-                    transfer: id,
-                    next: incoming.next(),
-                    limit: incoming.next(),
-                },
-                false => Message::Cancel(id),
-            };
-            state.remember(id, last);
-        }
-        drop(state);
-        self.news.notify_waiters();
-    }
-
-    // --- what the peer says of transfers ---
-
-    pub fn window(&self, id: TransferId, next: u64, limit: u64) -> Result<(), Violation> {
-        let mut state = self.lock();
-        match state.outgoing.get_mut(&id) {
-            Some(outgoing) => outgoing.window(next, limit)?,
-            // The receiver learned the name from us, so we had it once.
-            None => state.say(Message::Abandon(id)),
-        }
-        drop(state);
-        self.news.notify_waiters();
-        self.work.notify_waiters();
-        self.progress.notify_waiters();
-        Ok(())
-    }
-
-    pub fn cancelled(&self, id: TransferId) {
-        if let Some(outgoing) = self.lock().outgoing.get_mut(&id) {
-            outgoing.failed.get_or_insert(TransferError::Cancelled);
-        }
-        self.progress.notify_waiters();
-    }
-
-    pub fn abandoned(&self, id: TransferId) {
-        if let Some(incoming) = self.lock().incoming.get_mut(&id) {
-            incoming.failed.get_or_insert(TransferError::Abandoned);
-        }
-        self.progress.notify_waiters();
     }
 
     /// What there is to say on the control connection.
@@ -525,27 +327,5 @@ impl State {
         if self.ended.len() > ENDED_MAX {
             self.ended.pop_front();
         }
-    }
-
-    /// Lets the peer hear of a transfer, if that is worth a message.
-    fn tell(&mut self, id: TransferId) {
-        if let Some(incoming) = self.incoming.get_mut(&id)
-            && incoming.tidings(false).is_some()
-        {
-            self.telling.insert(id);
-        }
-    }
-
-    /// Grants a transfer what memory it may have now.
-    fn grant(&mut self, id: TransferId, pool: u64) {
-        let beyond = |incoming: &Incoming| incoming.granted().saturating_sub(RESERVED);
-        let used: u64 = self.incoming.values().map(beyond).sum();
-        let share = RESERVED + pool / self.incoming.len().max(1) as u64;
-        if let Some(incoming) = self.incoming.get_mut(&id)
-            && !incoming.complete()
-        {
-            incoming.grant(share, pool.saturating_sub(used));
-        }
-        self.tell(id);
     }
 }

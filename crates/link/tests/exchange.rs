@@ -135,11 +135,10 @@ async fn requests_that_nobody_takes_end_with_the_time_or_as_busy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_receiver_holds_the_sender_up_and_memory_stays_bounded() {
     let pair = Pair::new().await;
-    // Two megabytes beyond what each transfer has for itself, at both ends.
     let mut sending = pair.at_away.send().unwrap();
     let mut receiving = pair.at_home.receive(sending.id()).unwrap();
     // All the sender can have under way: both ends' windows, what each keeps for itself, and what it gathers.
-    let bound = 2 * (link_window() + 4 * link::BLOCK_MAX) + link::BLOCK_MAX;
+    let bound = 2 * (link::Settings::WINDOW + 4 * link::BLOCK_MAX) + link::BLOCK_MAX;
     let piece = rows(3, 1 << 20);
     let mut written = 0_usize;
     while let Ok(wrote) =
@@ -150,15 +149,14 @@ async fn a_slow_receiver_holds_the_sender_up_and_memory_stays_bounded() {
         assert!(written <= bound, "{written} bytes are under way");
     }
     assert!(written > 16 << 20, "{written}");
-    // It was only held up.
+    // The call that was dropped half-way is not forgotten: its content would have a hole.
+    let after = sending.write(piece.clone()).await;
+    assert_eq!(after, Err(TransferError::Interrupted));
+    // The receiver was only slow.
     let mut read = 0;
     while read < written {
         read += soon(receiving.next()).await.unwrap().unwrap().len();
     }
-}
-
-fn link_window() -> usize {
-    link::Settings::WINDOW
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ pub mod erase;
 pub mod homes;
 pub mod init;
 pub mod install;
+pub mod keys;
 pub mod plan;
 pub mod rollback;
 pub mod routes;
@@ -62,6 +63,11 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Where(args) => whereabouts::run(&configuration(cli)?, args).await,
         Command::Verify(args) => verify::run(&configuration(cli)?, args).await,
         Command::Rollback(args) => rollback::run(&configuration(cli)?, args).await,
+        Command::Keys(args) => match &args.command {
+            cli::KeysCommand::New(args) => keys::new(|| configuration(cli), args),
+            cli::KeysCommand::Show(args) => keys::show(&configuration(cli)?, args),
+            cli::KeysCommand::Rotate(args) => keys::rotate(&configuration(cli)?, args),
+        },
         Command::Erase(args) => erase::run(&configuration(cli)?, args).await,
     }
 }

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod erase;
 mod grid;
 pub mod install;
+pub mod keys;
 mod numbers;
 pub mod plan;
 pub mod progress;

@@ -19,6 +19,9 @@ pub const AWAY: &str = "beijing";
 /// No test waits longer for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The window of a pair with a relay between: much less than the transfers there.
+pub const RELAYED_WINDOW: usize = 4 << 20;
+
 pub fn key() -> NewKey {
     NewKey::draw().unwrap()
 }
@@ -38,6 +41,7 @@ pub fn settings(site: &str, key: &NewKey, peers: Vec<PeerSettings>) -> Settings 
         listen: None,
         flows: 4,
         window: Settings::WINDOW,
+        silence: Settings::SILENCE,
         peers,
     }
 }
@@ -85,12 +89,18 @@ impl Pair {
         Self::join(home, away(&away_key, &home_key, address).await).await
     }
 
-    /// The same, over a path that can be cut.
+    /// The same, over a path that can be cut, and with little memory.
     pub async fn relayed() -> (Self, relay::Relay) {
         let (home_key, away_key) = (key(), key());
-        let home = home(&home_key, &away_key).await;
+        let mut listens = settings(HOME, &home_key, vec![peer(AWAY, &away_key, None)]);
+        listens.listen = Some("127.0.0.1:0".into());
+        listens.window = RELAYED_WINDOW;
+        let home = Endpoint::start(listens).await.unwrap();
         let relay = relay::Relay::start(address(&home)).await;
-        let away = away(&away_key, &home_key, relay.address()).await;
+        let peers = vec![peer(HOME, &home_key, Some(relay.address()))];
+        let mut dials = settings(AWAY, &away_key, peers);
+        dials.window = RELAYED_WINDOW;
+        let away = Endpoint::start(dials).await.unwrap();
         (Self::join(home, away).await, relay)
     }
 

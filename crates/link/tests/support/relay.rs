@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 
 pub struct Relay {
     address: String,
-    cuts: watch::Sender<u64>,
+    /// How often was cut, and which connection; none: all.
+    cuts: watch::Sender<(u64, Option<u64>)>,
     open: Arc<AtomicBool>,
     pub connections: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
@@ -20,7 +21,7 @@ impl Relay {
     pub async fn start(to: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let cuts = watch::Sender::new(0);
+        let cuts = watch::Sender::new((0, None));
         let open = Arc::new(AtomicBool::new(true));
         let connections = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
@@ -32,14 +33,15 @@ impl Relay {
                     continue;
                 }
                 let (mut cut, to) = (cut.subscribe(), to.clone());
-                counted.fetch_add(1, Ordering::SeqCst);
+                let before = cut.borrow().0;
+                let own = counted.fetch_add(1, Ordering::SeqCst);
                 pipes.spawn(async move {
                     let Ok(mut far) = TcpStream::connect(to).await else {
                         return;
                     };
                     tokio::select! {
                         _ = copy_bidirectional(&mut near, &mut far) => {}
-                        _ = cut.changed() => {}
+                        _ = cut.wait_for(|(cuts, which)| *cuts > before && which.is_none_or(|n| n == own)) => {}
                     }
                 });
             }
@@ -59,7 +61,13 @@ impl Relay {
 
     /// Cuts every connection that stands.
     pub fn cut(&self) {
-        self.cuts.send_modify(|cuts| *cuts += 1);
+        self.cuts.send_modify(|cuts| *cuts = (cuts.0 + 1, None));
+    }
+
+    /// Cuts the connection that came as number `which`, counted from 0.
+    pub fn cut_one(&self, which: u64) {
+        self.cuts
+            .send_modify(|cuts| *cuts = (cuts.0 + 1, Some(which)));
     }
 
     /// Lets no new connection through, or lets them again.
