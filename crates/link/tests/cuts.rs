@@ -107,8 +107,10 @@ async fn a_request_under_way_when_the_path_breaks_has_an_unknown_outcome_and_is_
     let mut inbox = pair.inbox(HOME);
     let session = soon(pair.at_away.connected()).await;
     let peer = pair.at_away.clone();
-    let asked =
-        tokio::spawn(async move { peer.request(Bytes::from_static(b"offer"), PATIENCE).await });
+    let asked = tokio::spawn(async move {
+        peer.request(Bytes::from_static(b"offer"), PATIENCE * 10)
+            .await
+    });
     let Some(Incoming::Request(request)) = soon(inbox.next()).await else {
         panic!("a request was sent");
     };

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use link::{Endpoint, NewKey, RequestError, Settings, StartError};
@@ -49,6 +51,10 @@ fn impostors(
         ..Papers::new(own, &form())
     };
     let stranger = key();
+    let mut further = Papers::new(own, &form());
+    further
+        .chain
+        .push(Papers::new(&stranger, &form()).chain.remove(0));
     vec![
         ("self-signed, another key", Papers::new(&stranger, &form())),
         ("another peer's key", Papers::new(third, &form())),
@@ -64,6 +70,7 @@ fn impostors(
             "the right key for an unknown name",
             Papers::new(own, &Form::of("atlantis")),
         ),
+        ("a further certificate", further),
         ("no name", changed(|form| form.uris.clear())),
         (
             "two names",
@@ -340,10 +347,7 @@ fn there_is_no_way_around_the_check() {
     ] {
         assert!(!manifest.contains(store), "{store}");
     }
-    let sources = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
-    let text: String = sources
-        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
-        .collect();
+    let text = sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
     assert_eq!(text.matches(".dangerous()").count(), 1);
     assert_eq!(text.matches("ServerCertVerified::assertion()").count(), 1);
     assert_eq!(text.matches("ClientCertVerified::assertion()").count(), 1);
@@ -355,6 +359,18 @@ fn there_is_no_way_around_the_check() {
     ] {
         assert!(!text.contains(way), "{way}");
     }
+}
+
+/// All that stands in a folder and those below.
+fn sources(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .map(|path| match path.is_dir() {
+            true => sources(&path),
+            false => std::fs::read_to_string(path).unwrap(),
+        })
+        .collect()
 }
 
 async fn until(state: impl Fn() -> bool) {
