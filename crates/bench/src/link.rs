@@ -11,7 +11,7 @@ use testbed::{Cluster, ClusterOptions};
 use tokio_postgres::{Client, NoTls};
 
 use crate::report::{Figure, Report, Series};
-use crate::rows::data::{self, TABLES};
+use crate::rows::data::{self, COUNTRIES, MOVED, TABLES};
 
 /// Where the rows stand.
 const SHOP: &str = "shop";
@@ -25,10 +25,10 @@ struct Linked {
     target: Endpoint,
 }
 
-/// Sends the shop's rows as binary COPY through a link on this machine, `rounds` times.
+/// Sends the rows that a move would copy, as binary COPY, through a link on this machine, `rounds` times.
 pub(crate) async fn measure(scale: f64, rounds: usize, report: &mut Report) -> Result<()> {
     let customers = data::customers(scale).min(CUSTOMERS_MAX);
-    println!("link: {customers} users, three invoices each, as binary COPY");
+    println!("link: the rows of a fifth of {customers} users, as binary COPY");
     let cluster = Cluster::start(ClusterOptions::named("link")).await?;
     cluster.create_database(SHOP).await?;
     let (schema, fill) = (data::SCHEMA, data::fill(customers));
@@ -116,8 +116,20 @@ impl Linked {
     }
 }
 
+/// From a row to its customer.
+fn way(table: &str) -> &'static str {
+    match table {
+        "invoice" => "JOIN customer USING (customer_id)",
+        "invoice_line" => "JOIN invoice USING (invoice_id) JOIN customer USING (customer_id)",
+        _ => "",
+    }
+}
+
 async fn send(client: &Client, table: &str, mut sending: Sending) -> Result<u64> {
-    let out = format!("COPY {table} TO STDOUT (FORMAT binary)");
+    let (moved, way) = (data::list(&COUNTRIES[..MOVED]), way(table));
+    let out = format!(
+        "COPY (SELECT t.* FROM {table} AS t {way} WHERE country IN ({moved})) TO STDOUT (FORMAT binary)"
+    );
     let rows = client.copy_out(&out).await.context("cannot copy")?;
     pin_mut!(rows);
     let mut sent = 0;

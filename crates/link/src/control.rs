@@ -19,27 +19,17 @@ const HEARTBEATS: u32 = 6;
 /// More heartbeats than this in that time are an attack on the processor.
 const HEARTBEATS_MAX: u32 = 100;
 
-/// A session that stands as long as this does, also in a task that is aborted.
-struct Standing<'a>(&'a Shared, u64);
-
-impl Drop for Standing<'_> {
-    fn drop(&mut self) {
-        self.0.end(self.1);
-    }
-}
-
 /// Works until the connection ends, which ends the session.
 pub(crate) async fn run(mut wire: Wire, shared: &Arc<Shared>, begun: Begun) -> WireError {
     wire.codec_mut().set_max_frame_length(FRAME_MAX);
     let (mut sink, mut frames) = wire.split();
     let Begun {
-        id,
         mut out,
         reply,
         over,
+        standing: _standing,
     } = begun;
     let silence = shared.silence;
-    let _standing = Standing(shared, id);
 
     let writing = async {
         loop {

@@ -128,10 +128,7 @@ impl Door {
             None => {
                 // Before the welcome: once it has that, the peer opens bulk connections, which must find the session.
                 let begun = shared.begin(hello.session, hello.life);
-                if let Err(why) = answer(&mut wire, &welcome).await {
-                    shared.end(hello.session);
-                    return Err(why);
-                }
+                answer(&mut wire, &welcome).await?;
                 info!(%site, "link connected");
                 Ok(Guest::Control(wire, shared, begun))
             }

@@ -84,12 +84,15 @@ struct Session {
 
 /// A control connection's hold on the session that it began.
 pub(crate) struct Begun {
-    pub id: u64,
     pub out: mpsc::Receiver<Message>,
     /// Where answers to its requests go.
     pub reply: mpsc::Sender<Message>,
     pub over: CancellationToken,
+    pub standing: Standing,
 }
+
+/// The session stands as long as this does, also where a task is aborted or a welcome does not get through.
+pub(crate) struct Standing(Arc<Shared>, u64);
 
 /// A request that is about to be sent.
 pub(crate) struct Pended {
@@ -155,7 +158,7 @@ impl Shared {
     // --- sessions ---
 
     /// A control connection stands. What stood before is over.
-    pub fn begin(&self, id: u64, life: u64) -> Begun {
+    pub fn begin(self: &Arc<Self>, id: u64, life: u64) -> Begun {
         let (sender, out) = mpsc::channel(OUT_MAX);
         let over = CancellationToken::new();
         let mut state = self.lock();
@@ -184,15 +187,15 @@ impl Shared {
         self.progress.notify_waiters();
         self.news.notify_waiters();
         Begun {
-            id,
             out,
             reply: sender,
             over,
+            standing: Standing(Arc::clone(self), id),
         }
     }
 
     /// The session is over, if it still stood. Requests under way fail.
-    pub fn end(&self, id: u64) {
+    fn end(&self, id: u64) {
         let mut state = self.lock();
         if state
             .session
@@ -288,6 +291,14 @@ impl Shared {
             }
         }
         news
+    }
+}
+
+// === impl Standing ===
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.0.end(self.1);
     }
 }
 
