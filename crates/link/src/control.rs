@@ -27,14 +27,14 @@ pub(crate) async fn run(mut wire: Wire, shared: &Arc<Shared>, begun: Begun) -> W
         mut out,
         reply,
         over,
-        standing: _standing,
+        standing,
     } = begun;
     let silence = shared.silence;
 
     let writing = async {
         loop {
             let news = shared.news.notified();
-            let waiting = shared.take_news();
+            let waiting = shared.take_news(&standing);
             let nothing = waiting.is_empty();
             for message in waiting {
                 sink.feed(message.encode()).await?;

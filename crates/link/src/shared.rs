@@ -276,8 +276,14 @@ impl Shared {
     }
 
     /// What there is to say on the control connection.
-    pub fn take_news(&self) -> Vec<Message> {
+    ///
+    /// For the control connection of the session that stands alone: one that has been replaced and has not noticed yet
+    /// would take the news to its grave, and the peer would wait for a window for ever.
+    pub fn take_news(&self, standing: &Standing) -> Vec<Message> {
         let mut state = self.lock();
+        if state.session.as_ref().map(|session| session.id) != Some(standing.1) {
+            return Vec::new();
+        }
         let mut news: Vec<Message> = state.saying.drain(..).collect();
         for id in std::mem::take(&mut state.telling) {
             if let Some(incoming) = state.incoming.get_mut(&id)
@@ -338,5 +344,31 @@ impl State {
         if self.ended.len() > ENDED_MAX {
             self.ended.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_was_replaced_takes_no_news() {
+        let (inbox, _taken) = mpsc::channel(1);
+        let shared = Shared::new("beijing".into(), 8, Duration::from_secs(1), inbox);
+        let first = shared.begin(1, 7);
+        shared.receive(TransferId(5)).unwrap();
+        let second = shared.begin(2, 7);
+        assert!(first.over.is_cancelled());
+        assert_eq!(shared.take_news(&first.standing), []);
+        let news = shared.take_news(&second.standing);
+        assert!(
+            matches!(news[..], [Message::Window { next: 0, .. }]),
+            "{news:?}"
+        );
+        // Its end, when it comes, is not that of the session that stands.
+        drop(first);
+        assert_eq!(*shared.sessions.borrow(), Some(2));
+        drop(second);
+        assert_eq!(*shared.sessions.borrow(), None);
     }
 }

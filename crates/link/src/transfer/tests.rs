@@ -164,3 +164,149 @@ fn the_sender_hears_at_once_of_the_first_window_and_of_the_end() {
     assert_eq!(incoming.tidings(false), Some((11, 40)));
     assert_eq!(incoming.tidings(true), Some((11, 40)));
 }
+
+/// Both ends and the path between them, driven by chance: blocks and windows are delayed and lost, connections and
+/// sessions break, and what was lost on a connection may still come later.
+struct Path {
+    outgoing: Outgoing,
+    incoming: Incoming,
+    /// The bulk connections that stand, each with the blocks under way on it, in order.
+    connections: Vec<(u64, VecDeque<Packed>)>,
+    named: u64,
+    /// Blocks that their sender has given up for lost, and that are not.
+    late: Vec<Packed>,
+    windows: VecDeque<(u64, u64)>,
+    taken: Vec<Bytes>,
+    most_held: u64,
+}
+
+const BLOCKS: u64 = 60;
+const SHARE: u64 = 8;
+
+impl Path {
+    fn new() -> Self {
+        let mut path = Self {
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
+            connections: Vec::new(),
+            named: 0,
+            late: Vec::new(),
+            windows: VecDeque::new(),
+            taken: Vec::new(),
+            most_held: 0,
+        };
+        (0..3).for_each(|_| path.connect());
+        path.hand_on(false);
+        path
+    }
+
+    fn connect(&mut self) {
+        self.connections.push((self.named, VecDeque::new()));
+        self.named += 1;
+    }
+
+    fn push(&mut self) {
+        let number = self.outgoing.number();
+        if number < BLOCKS && self.outgoing.has_room(SHARE) {
+            let last = number + 1 == BLOCKS;
+            let block = Packed::pack(TransferId(1), number, bytes(number), last).unwrap();
+            self.outgoing.push(block);
+        }
+    }
+
+    fn send(&mut self, which: usize) {
+        let (connection, under_way) = &mut self.connections[which];
+        under_way.extend(self.outgoing.take(*connection));
+    }
+
+    fn arrive(&mut self, block: Option<Packed>) {
+        let Some(block) = block else { return };
+        let (header, content) = (block.header, block.unpack().unwrap());
+        let accepted = self.incoming.accept(header.number, content, header.last);
+        accepted.expect("an honest sender violates nothing");
+        self.most_held = self.most_held.max(self.incoming.granted());
+        self.windows.extend(self.incoming.tidings(false));
+    }
+
+    /// The application takes a block, if it will, and memory is granted.
+    fn hand_on(&mut self, take: bool) {
+        if take {
+            self.taken.extend(self.incoming.take());
+        }
+        if !self.incoming.complete() {
+            self.incoming.grant(SHARE, SHARE);
+        }
+        self.windows.extend(self.incoming.tidings(false));
+    }
+
+    fn hear(&mut self) {
+        if let Some((next, limit)) = self.windows.pop_front() {
+            self.outgoing.window(next, limit).unwrap();
+        }
+    }
+
+    fn cut(&mut self, which: usize) {
+        let (connection, under_way) = self.connections.remove(which);
+        self.late.extend(under_way);
+        self.outgoing.lost(connection);
+        self.connect();
+    }
+
+    fn session(&mut self) {
+        (0..3).for_each(|_| self.cut(0));
+        self.windows.clear();
+        self.outgoing.resume();
+        self.windows.extend(self.incoming.tidings(true));
+    }
+}
+
+#[test]
+fn whatever_breaks_every_block_is_handed_on_once_and_in_order() {
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    for seed in 0..1_000 {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let mut path = Path::new();
+        for _ in 0..600 {
+            let which = chance.random_range(0..3);
+            match chance.random_range(0..100) {
+                0..20 => path.push(),
+                20..45 => path.send(which),
+                45..70 => {
+                    let block = path.connections[which].1.pop_front();
+                    path.arrive(block);
+                }
+                70..80 => path.hand_on(true),
+                80..90 => path.hear(),
+                90..95 => {
+                    let late = path.late.len();
+                    let block =
+                        (late > 0).then(|| path.late.swap_remove(chance.random_range(0..late)));
+                    path.arrive(block);
+                }
+                95..97 => path.cut(which),
+                97..98 => path.session(),
+                _ => drop(path.late.pop()),
+            }
+        }
+        // Once nothing breaks any more, it ends.
+        for _ in 0..20 * BLOCKS {
+            path.push();
+            for which in 0..3 {
+                path.send(which);
+                let block = path.connections[which].1.pop_front();
+                path.arrive(block);
+            }
+            path.hand_on(true);
+            path.hear();
+        }
+        let expected: Vec<Bytes> = (0..BLOCKS).map(bytes).collect();
+        assert_eq!(path.taken, expected, "seed {seed}");
+        assert!(
+            path.outgoing.settled() && path.incoming.finished(),
+            "seed {seed}"
+        );
+        assert!(path.most_held <= SHARE, "seed {seed}");
+    }
+}
