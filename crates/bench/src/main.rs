@@ -4,6 +4,7 @@
 //! `domicile` that stands beside this one, run as an operator runs it.
 
 mod cost;
+mod link;
 mod profile;
 mod program;
 mod report;
@@ -90,19 +91,28 @@ async fn measure(cli: Cli) -> Result<()> {
     if !(0.01..=10.0).contains(&scale) {
         bail!("the scale must be between 0.01 and 10");
     }
-    for what in [What::Link, What::Gateway, What::Objects, What::Messages] {
+    for what in [What::Gateway, What::Objects, What::Messages] {
         if cli.what == what || cli.what == What::All {
             let name = format!("{what:?}").to_lowercase();
             println!("{name}: there is nothing to measure yet");
         }
     }
-    if !matches!(cli.what, What::Rows | What::All) {
+    if !matches!(cli.what, What::Rows | What::Link | What::All) {
         return Ok(());
     }
     let mut report = report::Report::create(&cli.out)?;
+    let rounds = cli.rounds.max(1);
+    let linked = match cli.what {
+        What::Rows => Ok(()),
+        _ => link::measure(scale, rounds, &mut report).await,
+    };
+    if cli.what == What::Link {
+        println!("\n{}", report.table());
+        return linked;
+    }
     let options = rows::Options {
         scale,
-        rounds: cli.rounds.max(1),
+        rounds,
         profile: cli.profile,
         groups: if cli.only.is_empty() {
             rows::Group::value_variants().to_vec()
@@ -112,7 +122,7 @@ async fn measure(cli: Cli) -> Result<()> {
     };
     let measured = rows::measure(&options, &mut report).await;
     println!("\n{}", report.table());
-    measured
+    linked.and(measured)
 }
 
 fn scale_of_environment() -> Result<f64> {

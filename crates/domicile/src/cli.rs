@@ -86,6 +86,8 @@ pub enum Command {
     Erase(Erase),
     /// Write everything that is kept of one user, in open formats, into a folder
     Export(Export),
+    /// The keys by which sites know each other
+    Keys(Keys),
     /// The whole story on this machine, with throwaway databases
     Demo(Demo),
 }
@@ -285,6 +287,70 @@ pub struct SlotDrop {
     pub json: Json,
 }
 
+/// `keys`
+#[derive(Debug, Args)]
+pub struct Keys {
+    /// What to do with them
+    #[command(subcommand)]
+    pub command: KeysCommand,
+}
+
+/// What can be done with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a site's key, in a file that its owner alone may read
+    New(KeysNew),
+    /// Show the pins of a site's keys, for the configurations of its peers
+    Show(KeysShow),
+    /// Make a site's next key beside the present one; with --activate, put it in the present one's place
+    Rotate(KeysRotate),
+}
+
+/// `keys new`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Never writes over a file. Without --out the file is the one that the configuration names: key = { file = \"…\" } of the site.")]
+pub struct KeysNew {
+    /// The site
+    #[arg(long, value_name = "SITE")]
+    pub site: String,
+    /// Write the key to this file; no configuration is read then
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `keys show`
+#[derive(Debug, Args)]
+pub struct KeysShow {
+    /// The site, whose key file must be on this machine
+    #[arg(long, value_name = "SITE")]
+    pub site: String,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `keys rotate`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+In this order a site is believed at every moment: 1. `keys rotate` makes the next key. 2. Both pins go into the site's \
+`link.pins` in the configuration of every peer, and their daemons read it. 3. `keys rotate --activate`, and the site's daemon \
+starts anew. 4. The old pin is taken out everywhere, and the old key file (FILE.previous) is deleted.")]
+pub struct KeysRotate {
+    /// The site, whose key file must be on this machine
+    #[arg(long, value_name = "SITE")]
+    pub site: String,
+    /// Put the next key in the present one's place; every peer must have its pin by now
+    #[arg(long)]
+    pub activate: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
 /// `where`
 #[derive(Debug, Args)]
 pub struct Where {
@@ -445,6 +511,10 @@ mod tests {
             "domicile abort m1 --json",
             "domicile slot drop --reason full --service shop --site beijing --json",
             "domicile erase --move m1 --user 17 --now --json",
+            "domicile keys new --site beijing --out bj.key --json",
+            "domicile keys show --site beijing --json",
+            "domicile keys rotate --site beijing --json",
+            "domicile keys rotate --site beijing --activate",
             "domicile demo --json result.json --keep",
             "domicile --config x.toml status",
         ] {
@@ -460,6 +530,8 @@ mod tests {
             "domicile abort",
             "domicile throttle",
             "domicile slot drop",
+            "domicile keys",
+            "domicile keys new",
             "domicile init --service s --user-table t",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -2,7 +2,7 @@
 
 mod bystander;
 mod copy;
-mod data;
+pub(crate) mod data;
 mod guard;
 mod handoff;
 mod pause;

@@ -11,6 +11,7 @@ pub mod export;
 pub mod homes;
 pub mod init;
 pub mod install;
+pub mod keys;
 pub mod plan;
 pub mod rollback;
 pub mod routes;
@@ -64,6 +65,11 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Export(args) => export::run(&configuration(cli)?, args).await,
         Command::Verify(args) => verify::run(&configuration(cli)?, args).await,
         Command::Rollback(args) => rollback::run(&configuration(cli)?, args).await,
+        Command::Keys(args) => match &args.command {
+            cli::KeysCommand::New(args) => keys::new(|| configuration(cli), args),
+            cli::KeysCommand::Show(args) => keys::show(&configuration(cli)?, args),
+            cli::KeysCommand::Rotate(args) => keys::rotate(&configuration(cli)?, args),
+        },
         Command::Erase(args) => erase::run(&configuration(cli)?, args).await,
     }
 }

@@ -1,10 +1,12 @@
 //! `[site.NAME]`: a place with its own stores.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use model::SiteName;
 
 use super::ConfigError;
+use super::link::{Link, read_key, read_link};
 use super::reader::Node;
 
 /// Whether a database opens for writes by itself after a restart.
@@ -26,6 +28,10 @@ pub struct Site {
     pub provider: Option<String>,
     /// What its databases do after a restart. Default: open.
     pub after_restart: AfterRestart,
+    /// How it is linked to the others.
+    pub link: Option<Link>,
+    /// Where its own key stands; each site's configuration names its own alone.
+    pub key: Option<PathBuf>,
 }
 
 pub(super) fn read(
@@ -42,12 +48,13 @@ pub(super) fn read(
             ..Site::default()
         };
         if let Some(link) = table.take("link") {
-            read_link(&link)?;
+            site.link = Some(read_link(&link)?);
             warnings.push(format!(
                 "{}: no effect in this version, which works in one process",
                 link.path
             ));
         }
+        site.key = table.take("key").map(|key| read_key(&key)).transpose()?;
         if let Some(gateway) = table.take("gateway") {
             let mut inner = gateway.table()?;
             inner.string("listen")?;
@@ -71,6 +78,7 @@ pub(super) fn read(
             }
         }
         table.finish()?;
+        refuse_shared_pins(&node, &site, &sites)?;
         sites.insert(SiteName::from(name), site);
     }
     if sites.is_empty() {
@@ -79,16 +87,28 @@ pub(super) fn read(
     Ok(sites)
 }
 
-fn read_link(node: &Node<'_>) -> Result<(), ConfigError> {
-    let mut table = node.table()?;
-    table.string("listen")?;
-    table.string("address")?;
-    if let Some(pins) = table.take("pins") {
-        for pin in pins.nodes()? {
-            pin.string()?;
+/// A key that is known as two sites' could speak for either.
+fn refuse_shared_pins(
+    node: &Node<'_>,
+    site: &Site,
+    others: &BTreeMap<SiteName, Site>,
+) -> Result<(), ConfigError> {
+    let pins = |site: &'_ Site| site.link.as_ref().and_then(|link| link.pins.clone());
+    let Some(own) = pins(site) else {
+        return Ok(());
+    };
+    for (name, other) in others {
+        let theirs = pins(other);
+        if let Some(pin) = own
+            .iter()
+            .find(|pin| theirs.as_ref().is_some_and(|pins| pins.contain(pin)))
+        {
+            return Err(node.error(format_args!(
+                "the pin {pin} is also {name}'s: each site needs a key of its own"
+            )));
         }
     }
-    table.finish()
+    Ok(())
 }
 
 /// Names of sites and services become parts of slot names, file names and environment variables.

@@ -12,7 +12,7 @@ use super::*;
 const WHOLE: &str = r#"[site.beijing]
 country = "CN"
 provider = "own"
-link    = { listen = "0.0.0.0:7443", address = "bj.example:7443", pins = ["sha256/a", "sha256/b"] }
+link    = { listen = "0.0.0.0:7443", address = "bj.example:7443", pins = ["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "sha256/AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] }
 gateway = { listen = "0.0.0.0:8443" }
 after_restart = "open"
 [site.singapore]
@@ -182,7 +182,7 @@ fn an_unknown_key_is_named_with_file_and_line_at_every_level() {
     assert_eq!(
         replaced(1, "[site.beijing]\nplanet = \"earth\""),
         "domicile.toml:2: unknown key `planet` in site.beijing; \
-         known here: country, provider, link, gateway, after_restart"
+         known here: country, provider, link, key, gateway, after_restart"
     );
     assert!(
         replaced(5, "[service.shop]\nbatch = { user = 3 }")
@@ -361,4 +361,91 @@ fn a_url_file_stands_beside_the_configuration() {
             .to_string()
             .contains("cannot read the file california.url")
     );
+}
+
+/// 32 bytes, of which the first differs.
+fn pin(n: u8) -> String {
+    let first = char::from(b'A' + n);
+    format!("sha256/{first}{}=", "A".repeat(42))
+}
+
+#[test]
+fn links_and_keys_are_read() {
+    let link = format!(
+        "[site.beijing]\nkey = {{ file = \"keys/bj.key\" }}\n\
+         link = {{ listen = \"0.0.0.0:0\", address = \"[::1]:7443\", pins = [\"{}\", \"{}\"], flows = 16 }}",
+        pin(0),
+        pin(1)
+    );
+    let text = SMALL.replacen("[site.beijing]", &link, 1);
+    let config = Config::parse(&text, Path::new("/etc/domicile/domicile.toml")).unwrap();
+    let site = &config.sites[&"beijing".into()];
+    assert_eq!(
+        site.key.as_deref(),
+        Some(Path::new("/etc/domicile/keys/bj.key"))
+    );
+    let link = site.link.as_ref().unwrap();
+    assert_eq!(
+        (link.flows, link.listen.as_deref()),
+        (16, Some("0.0.0.0:0"))
+    );
+    assert_eq!(link.pins.as_ref().unwrap().iter().count(), 2);
+    let alone = format!("[site.beijing]\nlink = {{ pins = [\"{}\"] }}", pin(0));
+    let config = parse(&SMALL.replacen("[site.beijing]", &alone, 1)).unwrap();
+    let link = config.sites[&"beijing".into()].link.clone().unwrap();
+    assert_eq!((link.address, link.flows), (None, 8));
+}
+
+#[test]
+fn links_and_keys_of_another_form_are_refused() {
+    let link = |link: &str| replaced(1, &format!("[site.beijing]\nlink = {{ {link} }}"));
+    let key = |key: &str| replaced(1, &format!("[site.beijing]\nkey = {key}"));
+    let five = (0..5)
+        .map(|n| format!("\"{}\"", pin(n)))
+        .collect::<Vec<_>>();
+    for (refused, part) in [
+        (
+            link("listen = \"7443\""),
+            ":2: site.beijing.link.listen: \"7443\" is not HOST:PORT",
+        ),
+        (
+            link("address = \"bj.example:0\""),
+            "site.beijing.link.address",
+        ),
+        (
+            link("address = \"https://bj.example:7443\""),
+            "is not HOST:PORT",
+        ),
+        (link("pins = []"), "at least one pin"),
+        (
+            link("pins = [\"sha256/a\"]"),
+            "site.beijing.link.pins[0]: a pin is",
+        ),
+        (
+            link(&format!("pins = [\"{}\", \"{}\"]", pin(1), pin(1))),
+            "twice",
+        ),
+        (
+            link(&format!("pins = [{}]", five.join(", "))),
+            "at most 4 pins",
+        ),
+        (link("flows = 65"), "at most 64"),
+        (link("flows = 0"), "from 1 up"),
+        (
+            link("insecure = true"),
+            "unknown key `insecure` in site.beijing.link",
+        ),
+        (key("{ fil = \"x\" }"), "the key `file` is missing"),
+        (key("{ file = \"\" }"), "expected the path"),
+        (key("\"x\""), "expected a table"),
+    ] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    let shared = format!(
+        "[site.beijing]\nlink = {{ pins = [\"{0}\"] }}\n[site.sofia]\nlink = {{ pins = [\"{0}\"] }}",
+        pin(3)
+    );
+    assert!(replaced(1, &shared).contains("is also beijing's"));
+    let secret = key("{ file = \"-----BEGIN PRIVATE KEY-----MC4CAQ\" }");
+    assert!(!secret.contains("MC4CAQ"), "{secret}");
 }

@@ -6,6 +6,7 @@ pub mod erase;
 pub mod export;
 mod grid;
 pub mod install;
+pub mod keys;
 mod numbers;
 pub mod plan;
 pub mod progress;
