@@ -14,7 +14,7 @@ use model::fault::{Bug, planted, point};
 use model::{Attempt, BatchId, UserKey};
 use postgres::apply;
 use postgres::connect::Session;
-use postgres::kept::Keeping;
+use postgres::kept::{Keeping, Kept};
 use postgres::lsn::Lsn;
 use postgres::pgoutput::Relation;
 use postgres::replica;
@@ -446,7 +446,7 @@ impl Follower {
                     .iter()
                     .flat_map(|p| p.changes.iter().cloned())
                     .collect();
-                apply_changes(&mut tx, &route, work.attempt, changes).await?;
+                apply_changes(&mut tx, &kept, &route, work.attempt, changes).await?;
             }
         }
         commit(tx, target, doing).await?;
@@ -474,6 +474,7 @@ impl Follower {
         let route = Arc::clone(&self.route);
         let (source, target) = (&route.source.site, &route.target);
         let doing = "draining the spool";
+        let kept = self.session.kept();
         loop {
             let mut tx = transaction(&mut self.session, target, doing).await?;
             self.offices
@@ -493,7 +494,7 @@ impl Follower {
                     changes.extend(read.at(&target.site, doing)?);
                 }
             }
-            apply_changes(&mut tx, &route, attempt, changes).await?;
+            apply_changes(&mut tx, &kept, &route, attempt, changes).await?;
             if last {
                 inbound::set_state(&tx, source, attempt, "streaming")
                     .await
@@ -517,6 +518,7 @@ impl Follower {
 /// applied are recorded as spoilt.
 async fn apply_changes(
     tx: &mut tokio_postgres::Transaction<'_>,
+    kept: &Kept,
     route: &Route,
     attempt: Attempt,
     changes: Vec<Change>,
@@ -532,10 +534,11 @@ async fn apply_changes(
         .collect();
     users.sort();
     users.dedup();
+    let asked = Keeping::new(&*tx, kept);
     let (held, spoilt) = tokio::join!(
         biased;
-        records::hold_those(tx, target.kind(), &users, "arriving", attempt),
-        inbound::spoilt(tx, source, attempt),
+        records::hold_those(&asked, target.kind(), &users, "arriving", attempt),
+        inbound::spoilt(&asked, source, attempt),
     );
     let held: HashSet<UserKey> = held.at(&target.site, doing)?.into_iter().collect();
     let mut out: HashSet<UserKey> = users
@@ -548,7 +551,7 @@ async fn apply_changes(
             .into_iter()
             .map(|(user, _)| user),
     );
-    let newly = apply::apply(tx, &target.schema, &changes, &out)
+    let newly = apply::apply(tx, kept, &target.schema, &changes, &out)
         .await
         .at(&target.site, doing)?;
     for spoilt in newly {

@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::try_join_all;
-use futures_util::{StreamExt, pin_mut};
 use model::UserKey;
 use model::fault::{Bug, planted};
 use model::table::{HomeSchema, OwnedTable, TableName, quote};
@@ -15,6 +14,7 @@ use tokio_postgres::Transaction;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::error::{Doing, Error, Result};
+use crate::kept::{Asks, Keeping, Kept};
 use crate::pgoutput::{Tuple, TupleValue};
 use crate::transaction::{Change, Op};
 
@@ -37,6 +37,7 @@ pub struct Spoilt {
 /// fail are returned: all their changes from the failing one on are left out, the others' are applied.
 pub async fn apply(
     tx: &mut Transaction<'_>,
+    kept: &Kept,
     home: &HomeSchema,
     changes: &[Change],
     spoilt: &HashSet<UserKey>,
@@ -49,12 +50,13 @@ pub async fn apply(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
+    let asked = Keeping::new(&*tx, kept);
     // Sent together, and taken in this order: where the savepoint fails, everything after it does. It is let go of with the
     // transaction's end, so that nobody waits for that either.
     let (begun, applied) = tokio::join!(
         biased;
         tx.batch_execute("SAVEPOINT together"),
-        in_runs(tx, home, &wanted),
+        in_runs(&asked, home, &wanted),
     );
     begun.doing("beginning to apply changes")?;
     match applied {
@@ -118,7 +120,7 @@ pub fn reason(error: &Error) -> String {
     }
 }
 
-async fn in_runs(tx: &Transaction<'_>, home: &HomeSchema, changes: &[&Change]) -> Result<()> {
+async fn in_runs(tx: &impl Asks, home: &HomeSchema, changes: &[&Change]) -> Result<()> {
     let mut by_table: Vec<(u32, Vec<&Change>)> = Vec::new();
     let mut position: HashMap<u32, usize> = HashMap::new();
     for change in changes {
@@ -138,11 +140,7 @@ async fn in_runs(tx: &Transaction<'_>, home: &HomeSchema, changes: &[&Change]) -
     Ok(())
 }
 
-async fn in_runs_of_table(
-    tx: &Transaction<'_>,
-    home: &HomeSchema,
-    changes: &[&Change],
-) -> Result<()> {
+async fn in_runs_of_table(tx: &impl Asks, home: &HomeSchema, changes: &[&Change]) -> Result<()> {
     let relation = &changes[0].relation;
     let name = TableName {
         schema: relation.schema.clone(),
@@ -274,7 +272,7 @@ struct Values<'a> {
     values: Vec<Option<&'a str>>,
 }
 
-async fn statement(tx: &Transaction<'_>, table: &OwnedTable, run: &[&Change]) -> Result<()> {
+async fn statement(tx: &impl Asks, table: &OwnedTable, run: &[&Change]) -> Result<()> {
     let relation = &run[0].relation;
     let columns = &relation.columns;
     let key = relation.key_positions();
@@ -430,16 +428,11 @@ async fn statement(tx: &Transaction<'_>, table: &OwnedTable, run: &[&Change]) ->
         aliases.join(", ")
     );
     let doing = || format!("applying {operation} to {}", table.name);
-    // Typed, so that it goes in one round trip: nobody has to ask the server for the types.
-    let values = arrays
+    let values: Vec<(&(dyn ToSql + Sync), Type)> = arrays
         .iter()
-        .map(|a| (&a.values as &(dyn ToSql + Sync), Type::TEXT_ARRAY));
-    let answered = tx.query_typed_raw(&sql, values).await.doing(doing())?;
-    pin_mut!(answered);
-    while let Some(row) = answered.next().await {
-        row.doing(doing())?;
-    }
-    let found = answered.rows_affected().unwrap_or_default();
+        .map(|a| (&a.values as &(dyn ToSql + Sync), Type::TEXT_ARRAY))
+        .collect();
+    let found = tx.tell(&sql, &values).await.doing(doing())?;
     if found != run.len() as u64 && !planted(Bug::SkipMissingRow) {
         return Err(Error::Strict {
             operation,

@@ -156,9 +156,10 @@ impl World {
         }
         stream.close().await;
         let mut session = self.session("target").await?;
+        let kept = session.kept();
         let mut tx = session.transaction().await?;
         replica::assume(&tx).await?;
-        let spoilt = apply::apply(&mut tx, &self.to, &changes, &HashSet::new()).await?;
+        let spoilt = apply::apply(&mut tx, &kept, &self.to, &changes, &HashSet::new()).await?;
         if !spoilt.is_empty() {
             bail!("not applied: {spoilt:?}");
         }
