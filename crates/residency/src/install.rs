@@ -16,7 +16,7 @@ use crate::guard::{self, Terms};
 use crate::{Error, Result, audit, need, schema, watch};
 
 /// The version of the tables that this program creates.
-pub const VERSION: i32 = 3;
+pub const VERSION: i32 = 4;
 
 /// How long attaching a trigger may wait for the application's open transactions before it lets others pass.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -332,11 +332,15 @@ async fn tables(session: &mut Client, wanted: &Installation<'_>) -> Result<()> {
 
 async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
     let mover = quote(wanted.mover.0);
+    let append_only: Vec<String> = schema::APPEND_ONLY
+        .iter()
+        .map(|table| format!("domicile.{table}"))
+        .collect();
     let mut sql = format!(
         "GRANT USAGE ON SCHEMA domicile TO {mover};
          GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA domicile TO {mover};
-         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside TO {mover};
-         REVOKE UPDATE ON domicile.entry, domicile.decision FROM {mover};
+         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside, domicile.salt TO {mover};
+         REVOKE UPDATE ON {append_only} FROM {mover};
          GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA domicile TO {mover};
          DO $$ BEGIN EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO {mover}', current_database()); END $$;
          GRANT USAGE ON SCHEMA domicile TO PUBLIC;
@@ -344,6 +348,7 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
          REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
          GRANT EXECUTE ON FUNCTION domicile.where_is({key}) TO PUBLIC;
          GRANT EXECUTE ON FUNCTION domicile.as_replica(), domicile.known({key}) TO {mover};\n",
+        append_only = append_only.join(", "),
         key = wanted.home.users.kind.sql_type(),
     );
     let names = wanted
