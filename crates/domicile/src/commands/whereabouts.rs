@@ -54,7 +54,7 @@ pub async fn run(config: &Config, args: &Where) -> Outcome {
 }
 
 /// Where he lives in one service, and whether a site could not be asked.
-async fn of_service(
+pub(super) async fn of_service(
     config: &Config,
     name: &ServiceName,
     service: &Service,

@@ -5,6 +5,7 @@
 
 mod bounds;
 mod error;
+mod key;
 mod policy;
 mod quantity;
 mod reader;
@@ -24,6 +25,7 @@ use toml::de::DeTable;
 
 pub use bounds::{Batch, Erase, Limits};
 pub use error::ConfigError;
+pub use key::KeyFile;
 pub use quantity::rate;
 use reader::{Source, Table};
 pub use secret::{Database, Secret, UrlFrom, scrub};

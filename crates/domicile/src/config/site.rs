@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use model::SiteName;
 
 use super::ConfigError;
+use super::key::KeyFile;
 use super::reader::Node;
 
 /// Whether a database opens for writes by itself after a restart.
@@ -26,6 +27,10 @@ pub struct Site {
     pub provider: Option<String>,
     /// What its databases do after a restart. Default: open.
     pub after_restart: AfterRestart,
+    /// Where its private key stands.
+    pub key: Option<KeyFile>,
+    /// The pins by which its peers know its key, as they are written.
+    pub pins: Vec<String>,
 }
 
 pub(super) fn read(
@@ -41,12 +46,18 @@ pub(super) fn read(
             provider: table.string("provider")?,
             ..Site::default()
         };
+        if let Some(key) = table.take("key") {
+            site.key = Some(KeyFile::read(&key)?);
+        }
         if let Some(link) = table.take("link") {
-            read_link(&link)?;
-            warnings.push(format!(
-                "{}: no effect in this version, which works in one process",
-                link.path
-            ));
+            let (pins, addressed) = read_link(&link)?;
+            site.pins = pins;
+            if addressed {
+                warnings.push(format!(
+                    "{}: but for its pins, no effect in this version, which works in one process",
+                    link.path
+                ));
+            }
         }
         if let Some(gateway) = table.take("gateway") {
             let mut inner = gateway.table()?;
@@ -79,16 +90,18 @@ pub(super) fn read(
     Ok(sites)
 }
 
-fn read_link(node: &Node<'_>) -> Result<(), ConfigError> {
+/// The pins, and whether there is an address too.
+fn read_link(node: &Node<'_>) -> Result<(Vec<String>, bool), ConfigError> {
     let mut table = node.table()?;
-    table.string("listen")?;
-    table.string("address")?;
+    let (listen, address) = (table.string("listen")?, table.string("address")?);
+    let mut read = Vec::new();
     if let Some(pins) = table.take("pins") {
         for pin in pins.nodes()? {
-            pin.string()?;
+            read.push(pin.string()?.to_owned());
         }
     }
-    table.finish()
+    table.finish()?;
+    Ok((read, listen.is_some() || address.is_some()))
 }
 
 /// Names of sites and services become parts of slot names, file names and environment variables.
