@@ -51,7 +51,8 @@ pub struct Sealed {
     pub refused: Vec<(SiteName, Refusal)>,
 }
 
-/// Seals the log of `service` at each of `parties` that has a key. `now` is in seconds since 1970.
+/// Seals the log of `service` at each of `parties` that has a key. `now` is in seconds since 1970. What is wrong at one site
+/// keeps no other from being sealed.
 ///
 /// # Errors
 /// [`Error::Ledger`] where a site's own tables contradict each other: nothing is signed there then.
@@ -59,7 +60,7 @@ pub async fn seal(
     service: &ServiceName,
     parties: &mut [Party<'_>],
     now: u64,
-) -> Result<Vec<Sealed>> {
+) -> Vec<Result<Sealed>> {
     let mut all = Vec::new();
     for n in 0..parties.len() {
         let (before, rest) = parties.split_at_mut(n);
@@ -67,33 +68,43 @@ pub async fn seal(
             break;
         };
         let Some(key) = party.key else { continue };
-        log::lock(party.session)
-            .await
-            .at(&party.site, "waiting for the ledger")?;
-        let taken = take(party).await?;
-        point("after-take");
-        let head = sign(service, party, key).await?;
-        point("after-head");
-        let mut sealed = Sealed {
-            site: party.site.clone(),
-            entries: head.size,
-            taken,
-            countersigned: Vec::new(),
-            refused: Vec::new(),
-        };
-        for peer in before.iter_mut().chain(after) {
-            let Some(peer_key) = peer.key else { continue };
-            match countersign(service, party, &head, (peer, peer_key), now).await? {
-                Ok(()) => sealed.countersigned.push(peer.site.clone()),
-                Err(refusal) => sealed.refused.push((peer.site.clone(), refusal)),
-            }
-        }
-        log::unlock(party.session)
-            .await
-            .at(&party.site, "leaving the ledger")?;
-        all.push(sealed);
+        let peers = before.iter_mut().chain(after);
+        all.push(seal_one(service, (party, key), peers, now).await);
     }
-    Ok(all)
+    all
+}
+
+async fn seal_one<'p, 'a: 'p>(
+    service: &ServiceName,
+    (party, key): (&mut Party<'_>, &SiteKey),
+    peers: impl Iterator<Item = &'p mut Party<'a>>,
+    now: u64,
+) -> Result<Sealed> {
+    log::lock(party.session)
+        .await
+        .at(&party.site, "waiting for the ledger")?;
+    let taken = take(party).await?;
+    point("after-take");
+    let head = sign(service, party, key).await?;
+    point("after-head");
+    let mut sealed = Sealed {
+        site: party.site.clone(),
+        entries: head.size,
+        taken,
+        countersigned: Vec::new(),
+        refused: Vec::new(),
+    };
+    for peer in peers {
+        let Some(peer_key) = peer.key else { continue };
+        match countersign(service, party, &head, (peer, peer_key), now).await? {
+            Ok(()) => sealed.countersigned.push(peer.site.clone()),
+            Err(refusal) => sealed.refused.push((peer.site.clone(), refusal)),
+        }
+    }
+    log::unlock(party.session)
+        .await
+        .at(&party.site, "leaving the ledger")?;
+    Ok(sealed)
 }
 
 /// Takes what is visible and not in the log yet. Returns how much that was.

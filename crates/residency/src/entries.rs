@@ -61,8 +61,9 @@ pub async fn about(session: &impl GenericClient, user: &UserKey, size: u64) -> R
         .query(
             "SELECT l.position, o.opening \
                FROM domicile.salt AS s, domicile.entry AS e JOIN domicile.leaf AS l USING (n), \
-                    LATERAL (SELECT sha256(s.salt || decode(e.body ->> 'nonce', 'hex')) AS opening) AS o \
-              WHERE s.user_key = $1 AND l.position < $2 AND e.body ->> 'nonce' IS NOT NULL \
+                    LATERAL (SELECT CASE WHEN e.body ->> 'nonce' ~ '^([0-9a-f]{2})+$' \
+                         THEN sha256(s.salt || decode(e.body ->> 'nonce', 'hex')) END AS opening) AS o \
+              WHERE s.user_key = $1 AND l.position < $2 \
                 AND e.body -> 'users' ? encode(sha256(o.opening || convert_to(s.user_key, 'UTF8')), 'hex') \
               ORDER BY l.position",
             &[&user.as_str(), &size.cast_signed()],

@@ -36,7 +36,10 @@ pub struct Errand {
 /// Moves who is to move, and seals the ledgers.
 pub async fn run(config: &Config, args: &Apply) -> Outcome {
     let outcome = planned(config, args).await;
-    ledger::seal::after(config).await;
+    // Where the configuration is in the way, it is in the way of that too.
+    if !matches!(&outcome, Err(failure) if failure.exit == Exit::Usage) {
+        ledger::seal::after(config).await;
+    }
     outcome
 }
 

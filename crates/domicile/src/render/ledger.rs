@@ -7,6 +7,7 @@ use ledger::Finding;
 use ledger::bundle::{LogReport, Report, Vouched};
 use serde::Serialize;
 
+use super::grid::plain;
 use super::{Form, Grid, json};
 use crate::exit::Exit;
 
@@ -154,8 +155,9 @@ pub(super) fn render_findings(findings: &[Finding]) -> String {
         out.push_str(&format!(
             "{} {}: {}\n",
             kind.trim_matches('"'),
-            place.join(" at "),
-            finding.what
+            plain(&place.join(" at ")),
+            // It may quote a file that somebody sent.
+            plain(&finding.what)
         ));
     }
     if !findings.is_empty() {

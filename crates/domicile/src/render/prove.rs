@@ -4,6 +4,7 @@ use ledger::Finding;
 use ledger::proof::{HeadReport, Proof, Report, Statement};
 use serde::Serialize;
 
+use super::grid::plain;
 use super::ledger::{render_findings, vouched};
 use super::whereabouts::Whereabouts;
 use super::{Form, json};
@@ -98,15 +99,17 @@ fn stated(statement: &Statement) -> String {
         Some(since) => format!("since {since}"),
         None => "since before any entry of its ledger".to_owned(),
     };
-    format!(
-        "User {} of {}: home {} {since}, epoch {}, {}, by {}.\n",
+    let line = format!(
+        "User {} of {}: home {} {since}, epoch {}, {}, by {}.",
         statement.user,
         statement.service,
         statement.home,
         statement.epoch,
         statement.state,
         statement.rule
-    )
+    );
+    // It may be a file that somebody sent.
+    format!("{}\n", plain(&line))
 }
 
 fn evidence(statement: &Option<Statement>, witnessed: &[HeadReport]) -> String {
@@ -119,7 +122,9 @@ fn evidence(statement: &Option<Statement>, witnessed: &[HeadReport]) -> String {
         };
         out.push_str(&format!(
             "  {}: {} of {} entries are about the user; {by}\n",
-            looked.site, looked.entries, looked.size
+            plain(&looked.site),
+            looked.entries,
+            looked.size
         ));
     }
     out

@@ -19,17 +19,36 @@ use crate::render::ledger::{SealedLog, render_sealed};
 /// What sealing came to.
 struct Done {
     logs: Vec<SealedLog>,
+    /// Sites without a key here.
+    keyless: Vec<SiteName>,
+    /// What kept a site from being sealed.
+    failed: Option<Failure>,
     /// Why a site was not reached.
     unreached: Option<Failure>,
+}
+
+impl Done {
+    /// What is to be said of sites without a key.
+    fn unsigned(&self) -> Option<String> {
+        let names: Vec<&str> = self.keyless.iter().map(SiteName::as_str).collect();
+        let what = || format!("the ledger is not signed at {}: no key", names.join(", "));
+        (!names.is_empty()).then(what)
+    }
 }
 
 /// Seals. 1 where a peer refused to countersign, 2 where no site has a key, 3 where a site was not reached.
 pub async fn run(config: &Config, args: &LedgerSeal) -> Outcome {
     let done = every(config).await?;
-    if done.logs.is_empty() && done.unreached.is_none() {
-        return Err(Failure::usage("the ledger is not signed: no site has a key").mend(KEY));
+    if let Some(unsigned) = done.unsigned() {
+        if done.keyless.len() == config.sites.len() {
+            return Err(Failure::usage(unsigned).mend(KEY));
+        }
+        eprintln!("warning: {unsigned}");
     }
     show(&render_sealed(&done.logs, Form::of_stdout(args.json.json)))?;
+    if let Some(failed) = done.failed {
+        return Err(failed);
+    }
     let refused = done.logs.iter().any(|log| !log.refused.is_empty());
     Ok(match (refused, done.unreached) {
         (true, _) => Exit::Unfinished,
@@ -40,29 +59,33 @@ pub async fn run(config: &Config, args: &LedgerSeal) -> Outcome {
 
 /// Seals once something else is done: what is in the way is a warning, and the next time makes up for it.
 pub(in crate::commands) async fn after(config: &Config) {
-    match every(config).await {
-        Ok(done) if done.logs.is_empty() && done.unreached.is_none() => {
-            eprintln!("warning: the ledger is not signed: no site has a key\nmend: {KEY}");
-        }
-        Ok(done) => {
-            for log in &done.logs {
-                for refused in &log.refused {
-                    eprintln!(
-                        "warning: equivocation: {} refused the ledger of {} at {}: {}\nmend: run `domicile ledger verify`",
-                        refused.by, log.service, log.site, refused.reason
-                    );
-                }
-            }
-        }
-        Err(failure) => {
-            let chain: Vec<String> = failure.error.chain().map(ToString::to_string).collect();
-            let mend = failure.mend.unwrap_or_default();
+    let done = match every(config).await {
+        Ok(done) => done,
+        Err(failure) => return warn(failure),
+    };
+    if let Some(unsigned) = done.unsigned() {
+        eprintln!("warning: {unsigned}\nmend: {KEY}");
+    }
+    for log in &done.logs {
+        for refused in &log.refused {
             eprintln!(
-                "warning: the ledger is not sealed: {}\nmend: {mend}; `domicile ledger seal` makes up for it",
-                scrub(&chain.join(": "))
+                "warning: equivocation: {} refused the ledger of {} at {}: {}\nmend: run `domicile ledger verify`",
+                refused.by, log.service, log.site, refused.reason
             );
         }
     }
+    if let Some(failure) = done.failed {
+        warn(failure);
+    }
+}
+
+fn warn(failure: Failure) {
+    let chain: Vec<String> = failure.error.chain().map(ToString::to_string).collect();
+    let mend = failure.mend.unwrap_or_default();
+    eprintln!(
+        "warning: the ledger is not sealed: {}\nmend: {mend}; `domicile ledger seal` makes up for it",
+        scrub(&chain.join(": "))
+    );
 }
 
 async fn every(config: &Config) -> Outcome<Done> {
@@ -75,14 +98,18 @@ async fn every(config: &Config) -> Outcome<Done> {
         };
         keys.insert(name, (key, pins));
     }
-    if keys.values().all(|(key, _)| key.is_none()) {
+    let without = keys.iter().filter(|(_, (key, _))| key.is_none());
+    let keyless: Vec<SiteName> = without.map(|(name, _)| (*name).clone()).collect();
+    if keyless.len() == keys.len() {
         return Ok(Done {
             logs: Vec::new(),
+            keyless,
+            failed: None,
             unreached: None,
         });
     }
     let mut reached = reach(config, "ledger").await?;
-    let mut logs = Vec::new();
+    let (mut logs, mut failed) = (Vec::new(), None);
     for service in config.services.keys() {
         let of_service = |place: &&mut Place| place.service == *service;
         let mut parties: Vec<Party<'_>> = reached
@@ -99,23 +126,32 @@ async fn every(config: &Config) -> Outcome<Done> {
                 }
             })
             .collect();
-        let sealed = seal(service, &mut parties, now()).await.map_err(|error| {
-            let old = error
-                .sqlstate()
-                .is_some_and(|state| state.code() == "42P01");
-            let failure = apply::failure(error, format!("{service}: sealing the ledger"));
-            match old {
-                true => failure
-                    .mend("Domicile's tables are of an earlier version: run `domicile install`"),
-                false => failure,
+        for outcome in seal(service, &mut parties, now()).await {
+            match outcome {
+                Ok(sealed) => logs.push(shown(service, sealed)),
+                Err(error) => {
+                    failed.get_or_insert(failure(service, error));
+                }
             }
-        })?;
-        logs.extend(sealed.into_iter().map(|sealed| shown(service, sealed)));
+        }
     }
     Ok(Done {
         logs,
+        keyless,
+        failed,
         unreached: reached.unreached,
     })
+}
+
+fn failure(service: &ServiceName, error: mover::Error) -> Failure {
+    let old = error
+        .sqlstate()
+        .is_some_and(|state| state.code() == "42P01");
+    let failure = apply::failure(error, format!("{service}: sealing the ledger"));
+    match old {
+        true => failure.mend("Domicile's tables are of an earlier version: run `domicile install`"),
+        false => failure,
+    }
 }
 
 fn shown(service: &ServiceName, sealed: Sealed) -> SealedLog {
