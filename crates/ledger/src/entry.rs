@@ -95,7 +95,7 @@ impl Entry {
 }
 
 /// SHA-256 of the opening (32 bytes) and the user's key in PostgreSQL's text form, in hexadecimal. The opening is
-/// SHA-256 of the user's salt and the entry's nonce, both 32 random bytes: the salt stays at its site.
+/// SHA-256 of the user's salt and the entry's nonce, 32 bytes each and random: the salt stays at its site.
 pub fn commitment(opening: &Hash, user: &str) -> String {
     let hash = Sha256::new()
         .chain_update(opening.0)

@@ -1,8 +1,10 @@
 //! Entries for the ledger: rows of an append-only table, written in the transaction that they describe.
 //!
 //! Users appear as commitments (see [`ledger::entry::commitment`]), nothing personal is in an entry. Each user has a salt of his own at this
-//! site, 32 random bytes, and each entry a nonce: a commitment is opened by the hash of the two, which says nothing of another
+//! site, and each entry a nonce, both random: a commitment is opened by the hash of the two, which says nothing of another
 //! entry, or of another user. The salts stay here.
+
+use std::collections::BTreeSet;
 
 use ledger::tree::Hash;
 use model::UserKey;
@@ -17,17 +19,19 @@ use crate::{Error, Result};
 /// Appends an entry of `kind`. The commitments to `users` go into the body's field `users`, sorted, so that their order
 /// tells nothing.
 pub async fn append(tx: &impl Asks, kind: &str, body: Value, users: &[UserKey]) -> Result<()> {
-    let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
-    // A salt that is there is written again, so that it is returned whoever made it. In the order of the keys: two
-    // transactions that name the same users do not wait for each other crosswise.
+    // In the order of the keys: two transactions that name the same users do not wait for each other crosswise.
+    let keys: BTreeSet<&str> = users.iter().map(UserKey::as_str).collect();
+    let keys: Vec<&str> = keys.into_iter().collect();
+    // Who has no salt yet gets one of a seed that is kept nowhere: cheaper than as many random numbers, in the pause of a
+    // batch. A salt that is there is written again, so that it is returned whoever made it.
     tx.tell(
-        "WITH salted AS ( \
+        "WITH drawn AS MATERIALIZED ( \
+           SELECT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) AS nonce, \
+                  uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) AS seed), \
+         salted AS ( \
            INSERT INTO domicile.salt AS s (user_key, salt) \
-           SELECT k, sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')) \
-             FROM (SELECT DISTINCT k FROM unnest($3::text[]) AS k ORDER BY k) AS keys \
+           SELECT k, sha256(seed || convert_to(k, 'UTF8')) FROM unnest($3::text[]) AS k, drawn \
            ON CONFLICT (user_key) DO UPDATE SET salt = s.salt RETURNING user_key, salt), \
-         drawn AS MATERIALIZED ( \
-           SELECT sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')) AS nonce), \
          named AS ( \
            SELECT encode(sha256(sha256(salt || nonce) || convert_to(user_key, 'UTF8')), 'hex') AS c FROM salted, drawn) \
          INSERT INTO domicile.entry (kind, body) \
