@@ -35,7 +35,7 @@ pub struct Errand {
 
 /// Moves who is to move, and seals the ledgers.
 pub async fn run(config: &Config, args: &Apply) -> Outcome {
-    let outcome = planned(config, args).await;
+    let outcome = unsealed(config, args).await;
     // Where the configuration is in the way, it is in the way of that too.
     if !matches!(&outcome, Err(failure) if failure.exit == Exit::Usage) {
         ledger::seal::after(config).await;
@@ -43,7 +43,8 @@ pub async fn run(config: &Config, args: &Apply) -> Outcome {
     outcome
 }
 
-async fn planned(config: &Config, args: &Apply) -> Outcome {
+/// As [`run`], and leaves the ledgers to somebody else: the demo's sites have no keys.
+pub async fn unsealed(config: &Config, args: &Apply) -> Outcome {
     let form = Form::of_stdout(args.json.json);
     let only = args.users.as_deref().map(users::read).transpose()?;
     let survey = plan::survey(config, Measure::Users).await?;
