@@ -88,6 +88,10 @@ pub enum Command {
     Export(Export),
     /// The keys by which sites know each other
     Keys(Keys),
+    /// What happened, as each site signed it and the others countersigned it
+    Ledger(Ledger),
+    /// Show where a user's data is and since when, with proofs that anyone checks offline
+    Prove(Prove),
     /// The whole story on this machine, with throwaway databases
     Demo(Demo),
 }
@@ -431,6 +435,99 @@ pub struct Erase {
     pub json: Json,
 }
 
+/// `ledger`
+#[derive(Debug, Args)]
+pub struct Ledger {
+    /// What to do with it
+    #[command(subcommand)]
+    pub command: LedgerCommand,
+}
+
+/// What can be done with the ledger.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Check every site's entries against what it signed, and against what its peers countersigned
+    Verify(LedgerVerify),
+    /// Write all of it to a file, which `ledger verify --file` checks anywhere
+    Export(LedgerExport),
+    /// Take what happened into the ledgers, sign, and countersign; moves do it at their end
+    Seal(LedgerSeal),
+}
+
+/// `ledger verify`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exits with 1 on a finding. Keys are held against link.pins of the configuration, or against --pin. Whatever a site's newest \
+entries are that no peer has countersigned, that site could still change unseen: it is shown how many.")]
+pub struct LedgerVerify {
+    /// This site's ledger only
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
+    /// Check a file that `ledger export` or `prove` wrote; needs no database
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub pins: PinArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `--pin`
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// A site's key, by its fingerprint, in place of the configuration's pins
+    #[arg(long = "pin", value_name = "SITE=sha256/...", value_parser = site_pin)]
+    pub pin: Vec<(String, ledger::key::Pin)>,
+}
+
+/// `ledger export`
+#[derive(Debug, Args)]
+pub struct LedgerExport {
+    /// Write it to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `ledger seal`
+#[derive(Debug, Args)]
+pub struct LedgerSeal {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
+/// `prove`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A proof names the user and shows which ledger entries are about him; it opens nobody else's, and no secret of a site. Whoever \
+has the sites' pins checks it with `domicile prove --check FILE`. Exits with 1 where something is not proven.")]
+pub struct Prove {
+    /// The user's key
+    #[arg(
+        value_name = "USER",
+        required_unless_present = "check",
+        conflicts_with = "check"
+    )]
+    pub user: Option<String>,
+    /// In this service; without it in each one
+    #[arg(long, value_name = "SERVICE", conflicts_with = "check")]
+    pub service: Option<String>,
+    /// Write the proof to this file, as JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    pub out: Option<PathBuf>,
+    /// Check a proof that somebody gave you; needs no database
+    #[arg(long, value_name = "FILE")]
+    pub check: Option<PathBuf>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub pins: PinArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
 /// `demo`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -475,6 +572,12 @@ fn site_url(text: &str) -> Result<SiteUrl, String> {
     })
 }
 
+fn site_pin(text: &str) -> Result<(String, ledger::key::Pin), String> {
+    let (site, pin) = text.split_once('=').ok_or("expected SITE=PIN")?;
+    let pin = ledger::key::Pin::parse(pin).map_err(|why| why.to_string())?;
+    Ok((site.to_owned(), pin))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -515,6 +618,12 @@ mod tests {
             "domicile keys show --site beijing --json",
             "domicile keys rotate --site beijing --json",
             "domicile keys rotate --site beijing --activate",
+            "domicile ledger verify --site beijing --json",
+            "domicile ledger verify --file b.json --pin beijing=sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            "domicile ledger export --out b.json",
+            "domicile ledger seal --json",
+            "domicile prove 17 --service shop --json --out p.json",
+            "domicile prove --check p.json",
             "domicile demo --json result.json --keep",
             "domicile --config x.toml status",
         ] {
@@ -532,6 +641,10 @@ mod tests {
             "domicile slot drop",
             "domicile keys",
             "domicile keys new",
+            "domicile prove",
+            "domicile prove 17 --check p.json",
+            "domicile ledger export",
+            "domicile ledger verify --pin beijing=sha256/x",
             "domicile init --service s --user-table t",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

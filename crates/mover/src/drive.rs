@@ -349,6 +349,7 @@ pub(crate) fn ends_the_attempts(error: &Error) -> bool {
         | Error::StreamGone
         | Error::Aborted { .. }
         | Error::InDoubt { .. }
+        | Error::Ledger { .. }
         | Error::Contradiction { .. } => false,
     }
 }

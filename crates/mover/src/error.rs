@@ -130,6 +130,14 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A site's ledger contradicts itself, or its key: nothing is signed.
+    #[error("the ledger at {site}: {what}")]
+    Ledger {
+        /// Where.
+        site: SiteName,
+        /// What is wrong.
+        what: String,
+    },
     /// Two sites' records do not fit together: nothing is touched.
     #[error(
         "the records of user {user} at {source_site} and {target_site} contradict each other: {what}"

@@ -3,7 +3,7 @@
 //! One file per step, what undoes it beside it, and [`drive`] for the order:
 //! [`recover`] what an earlier run left, [`prepare`] (begin, enrol, barrier), [`copying`], [`catch_up`],
 //! [`hand_off`] (fence, offer, digest) with [`accept`] at the target, [`put_back`] for whoever does not
-//! go, [`finish`], and later [`erase`]. [`shapes`] watches over the tables all the while, and [`rest`] lets the guard rest where nobody moves. `steer` pauses, slows and ends a move that runs; [`abort`] ends one that nobody carries.
+//! go, [`finish`], and later [`erase`]. [`shapes`] watches over the tables all the while, and [`rest`] lets the guard rest where nobody moves. `steer` pauses, slows and ends a move that runs; [`abort`] ends one that nobody carries. [`seal`] puts what happened into the sites' ledgers.
 
 pub mod abort;
 pub mod accept;
@@ -31,6 +31,7 @@ mod queue;
 pub mod recover;
 pub mod rest;
 pub mod route;
+pub mod seal;
 pub mod shapes;
 mod steer;
 

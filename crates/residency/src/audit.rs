@@ -44,7 +44,7 @@ pub async fn installed_as(session: &impl GenericClient) -> Result<Option<[String
 /// lasts, so that frozen rows can be read again later and compared with what was agreed on. Derived from this
 /// home's secret, from which the digest's key cannot lead back.
 pub async fn digest_key(session: &impl GenericClient) -> Result<[u8; 32]> {
-    // No user key begins with a zero byte, so no hash in a ledger entry can be this one.
+    // No user key begins with a zero byte, so no hash of one in an entry of version 3 can be this one.
     let row = session
         .query_one(
             r"SELECT sha256(secret || '\x00'::bytea || convert_to('digest of rows', 'UTF8')) FROM domicile.home",

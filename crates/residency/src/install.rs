@@ -323,11 +323,15 @@ async fn tables(session: &mut Client, wanted: &Installation<'_>) -> Result<()> {
 
 async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
     let mover = quote(wanted.mover.0);
+    let append_only: Vec<String> = schema::APPEND_ONLY
+        .iter()
+        .map(|table| format!("domicile.{table}"))
+        .collect();
     let mut sql = format!(
         "GRANT USAGE ON SCHEMA domicile TO {mover};
          GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA domicile TO {mover};
-         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside TO {mover};
-         REVOKE UPDATE ON domicile.entry, domicile.decision FROM {mover};
+         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside, domicile.salt TO {mover};
+         REVOKE UPDATE ON {append_only} FROM {mover};
          -- What it asks, it cannot answer.
          REVOKE INSERT, UPDATE ON domicile.policy, domicile.pinned FROM {mover};
          GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA domicile TO {mover};
@@ -337,6 +341,7 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
          REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA domicile FROM PUBLIC;
          GRANT EXECUTE ON FUNCTION domicile.where_is({key}) TO PUBLIC;
          GRANT EXECUTE ON FUNCTION domicile.as_replica(), domicile.known({key}) TO {mover};\n",
+        append_only = append_only.join(", "),
         key = wanted.home.users.kind.sql_type(),
     );
     let names = wanted

@@ -14,6 +14,7 @@ pub mod inbound;
 pub mod install;
 pub mod journal;
 pub mod kept;
+pub mod log;
 mod need;
 pub mod office;
 pub mod policy;
@@ -23,6 +24,7 @@ pub mod schema;
 pub mod steering;
 pub mod watch;
 pub mod whereabouts;
+pub mod witness;
 
 pub use error::{Error, Result};
 

@@ -233,6 +233,73 @@ CREATE TABLE IF NOT EXISTS domicile.entry (
 COMMENT ON TABLE domicile.entry IS
     'What happened, written in the transaction that did it; append-only. The ledger takes its entries from here.';
 
+CREATE TABLE IF NOT EXISTS domicile.salt (user_key text PRIMARY KEY, salt bytea NOT NULL);
+COMMENT ON TABLE domicile.salt IS
+    'Secret: what opens the commitments to users in ledger entries. A row that is deleted makes those to its user nobody''s.';
+
+CREATE TABLE IF NOT EXISTS domicile.leaf (
+    position bigint PRIMARY KEY CHECK (position >= 0),
+    n bigint NOT NULL UNIQUE,
+    hash bytea NOT NULL
+);
+COMMENT ON TABLE domicile.leaf IS 'The ledger: which entry stands at which position, and the hash of its text; append-only.';
+
+CREATE TABLE IF NOT EXISTS domicile.node (
+    level smallint NOT NULL CHECK (level > 0),
+    number bigint NOT NULL,
+    hash bytea NOT NULL,
+    PRIMARY KEY (level, number)
+);
+COMMENT ON TABLE domicile.node IS 'The ledger''s Merkle tree (RFC 6962) above the leaves: the perfect subtrees; append-only.';
+
+CREATE TABLE IF NOT EXISTS domicile.head (
+    n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    size bigint NOT NULL,
+    root bytea NOT NULL,
+    key bytea NOT NULL,
+    note text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.head IS 'Heads of the ledger that this site signed; append-only.';
+
+CREATE TABLE IF NOT EXISTS domicile.cosigned (
+    n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    size bigint NOT NULL,
+    peer text NOT NULL,
+    key bytea NOT NULL,
+    line text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.cosigned IS 'What peers countersigned of this site''s ledger; append-only.';
+CREATE INDEX IF NOT EXISTS cosigned_size ON domicile.cosigned (size);
+
+CREATE TABLE IF NOT EXISTS domicile.witnessed (
+    n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    of text NOT NULL,
+    size bigint NOT NULL,
+    root bytea NOT NULL,
+    key bytea NOT NULL,
+    own_key bytea NOT NULL,
+    note text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.witnessed IS
+    'Heads of peers'' ledgers that this site countersigned; append-only. It countersigns only what continues the last.';
+CREATE INDEX IF NOT EXISTS witnessed_of ON domicile.witnessed (of, n);
+
+CREATE TABLE IF NOT EXISTS domicile.refused_head (
+    n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    of text NOT NULL,
+    held text NOT NULL,
+    shown text NOT NULL,
+    held_key bytea NOT NULL,
+    shown_key bytea NOT NULL,
+    reason text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.refused_head IS
+    'Heads of peers'' ledgers that contradict what this site countersigned: evidence; append-only.';
+
 CREATE OR REPLACE FUNCTION domicile.keep() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $keep$
 BEGIN
@@ -244,7 +311,17 @@ END $keep$;
 }
 
 /// Tables whose rows are never changed or deleted, whatever role asks.
-pub const APPEND_ONLY: &[&str] = &["entry", "decision", "policy"];
+pub const APPEND_ONLY: &[&str] = &[
+    "entry",
+    "decision",
+    "policy",
+    "leaf",
+    "node",
+    "head",
+    "cosigned",
+    "witnessed",
+    "refused_head",
+];
 
 /// Tables whose rows are never deleted.
 pub const NEVER_DELETED: &[&str] = &["resident"];

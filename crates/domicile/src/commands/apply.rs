@@ -14,7 +14,7 @@ use super::confirm::confirmed;
 use super::homes::{self, Home};
 use super::plan::Measure;
 use super::routes::Ends;
-use super::{plan, show, users};
+use super::{ledger, plan, show, users};
 use crate::cli::Apply;
 use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -33,8 +33,18 @@ pub struct Errand {
     pub expected: Expected,
 }
 
-/// Moves who is to move.
+/// Moves who is to move, and seals the ledgers.
 pub async fn run(config: &Config, args: &Apply) -> Outcome {
+    let outcome = unsealed(config, args).await;
+    // Where the configuration is in the way, it is in the way of that too.
+    if !matches!(&outcome, Err(failure) if failure.exit == Exit::Usage) {
+        ledger::seal::after(config).await;
+    }
+    outcome
+}
+
+/// As [`run`], and leaves the ledgers to somebody else: the demo's sites have no keys.
+pub async fn unsealed(config: &Config, args: &Apply) -> Outcome {
     let form = Form::of_stdout(args.json.json);
     let only = args.users.as_deref().map(users::read).transpose()?;
     let survey = plan::survey(config, Measure::Users).await?;
@@ -274,6 +284,10 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
         Error::Contradiction { .. } => (
             Exit::Unfinished,
             "run `domicile verify`, and ask before anything is changed by hand",
+        ),
+        Error::Ledger { .. } => (
+            Exit::Unfinished,
+            "run `domicile ledger verify`, which says what is wrong and where",
         ),
         Error::Unguarded { .. } => (
             Exit::Unfinished,

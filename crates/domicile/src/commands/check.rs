@@ -148,6 +148,7 @@ async fn inspect(
             format!("{name}: cannot look at the database at {}", home.site)
         })?;
     findings.extend(found.into_iter().map(|finding| taken(name, finding)));
+    findings.extend(refused_heads(name, home).await);
     Ok(())
 }
 
@@ -190,6 +191,28 @@ async fn policy(
         mend: refusal.mend().to_owned(),
     }));
     Ok(())
+}
+
+/// The ledgers that this site refused to countersign. Nothing, where its tables are older than ledgers, or are not ours to
+/// read: that is said elsewhere.
+async fn refused_heads(name: &ServiceName, home: &Home) -> Vec<Finding> {
+    let refused = residency::witness::refused(&*home.session)
+        .await
+        .unwrap_or_default();
+    let finding = |refused: residency::witness::Refused| Finding {
+        level: Level::Blocker,
+        site: Some(home.site.to_string()),
+        what: format!(
+            "{name}: equivocation: the ledger of {} was refused: {}",
+            refused.of, refused.reason
+        ),
+        mend: format!(
+            "`domicile ledger verify` says what differs, `domicile ledger export` keeps the evidence; find out who \
+             changed what {} wrote down",
+            refused.of
+        ),
+    };
+    refused.into_iter().map(finding).collect()
 }
 
 /// Holds every site against the origin, and all against each other where ids are concerned.

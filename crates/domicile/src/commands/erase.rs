@@ -12,7 +12,7 @@ use residency::{audit, records};
 
 use super::homes::{self, Home};
 use super::routes::end;
-use super::{apply, show, users};
+use super::{apply, ledger, show, users};
 use crate::cli::Erase;
 use crate::config::{Config, Service};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -78,6 +78,7 @@ pub async fn run(config: &Config, args: &Erase) -> Outcome {
             mover::rest::at(&end(service, home)?).await;
         }
     }
+    ledger::seal::after(config).await;
     show(&render(&erased, Form::of_stdout(args.json.json)))?;
     Ok(erased.exit())
 }

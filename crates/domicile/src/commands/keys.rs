@@ -99,9 +99,9 @@ fn sync_folder(file: &Path) -> io::Result<()> {
 /// The site, and where the configuration says that its key stands.
 fn key_file(config: &Config, site: &str) -> Outcome<(SiteName, PathBuf)> {
     let site = known_site(config, site)?;
-    let file = config.sites.get(&site).and_then(|site| site.key.clone());
+    let file = config.sites.get(&site).and_then(|site| site.key.as_ref());
     match file {
-        Some(file) => Ok((site, file)),
+        Some(file) => Ok((site, file.place())),
         None => Err(Failure::usage(format_args!(
             "the configuration names no key file of {site}"
         ))

@@ -12,7 +12,9 @@ pub mod homes;
 pub mod init;
 pub mod install;
 pub mod keys;
+pub mod ledger;
 pub mod plan;
+pub mod prove;
 pub mod rollback;
 pub mod routes;
 mod running;
@@ -71,6 +73,15 @@ async fn dispatch(cli: &Cli) -> Outcome {
             cli::KeysCommand::Rotate(args) => keys::rotate(&configuration(cli)?, args),
         },
         Command::Erase(args) => erase::run(&configuration(cli)?, args).await,
+        Command::Ledger(args) => match &args.command {
+            // A file is checked where there is no configuration, too.
+            cli::LedgerCommand::Verify(args) => ledger::verify::run(cli, args).await,
+            cli::LedgerCommand::Export(args) => {
+                ledger::export::run(&configuration(cli)?, args).await
+            }
+            cli::LedgerCommand::Seal(args) => ledger::seal::run(&configuration(cli)?, args).await,
+        },
+        Command::Prove(args) => prove::run(cli, args).await,
     }
 }
 

@@ -11,6 +11,7 @@ use residency::{audit, records};
 use super::apply::{Errand, carry};
 use super::erase::{moves, no_such_move};
 use super::homes::{self, Home};
+use super::ledger;
 use super::routes::Ends;
 use crate::cli::Rollback;
 use crate::config::{Config, Service};
@@ -76,7 +77,9 @@ pub async fn run(config: &Config, args: &Rollback) -> Outcome {
             wanted: Wanted::Users(users),
         });
     }
-    carry(errands, Form::of_stdout(args.json.json)).await
+    let outcome = carry(errands, Form::of_stdout(args.json.json)).await;
+    ledger::seal::after(config).await;
+    outcome
 }
 
 /// Who went with the move and has not left its target since, and whether an earlier run has begun to take it back.

@@ -21,7 +21,7 @@ pub(super) struct Place {
 /// The places that were reached, and the first reason why one was not.
 pub(super) struct Reached {
     pub(super) places: Vec<Place>,
-    unreached: Option<Failure>,
+    pub(super) unreached: Option<Failure>,
 }
 
 /// Opens a session at every home database; one that cannot be reached is named on standard error.

@@ -7,6 +7,7 @@ use residency::{entries, install, journal};
 use serde_json::json;
 
 use super::homes;
+use super::ledger;
 use super::running::{Place, reach};
 use super::show;
 use crate::cli;
@@ -70,6 +71,7 @@ pub async fn drop(config: &Config, args: &cli::SlotDrop) -> Outcome {
         )
         .mend("end that session (pg_replication_slots names its process), and run this again"));
     }
+    ledger::seal::after(config).await;
     let dropped = Dropped {
         slot: name,
         service: place.service.to_string(),

@@ -1,7 +1,5 @@
 //! `link` and `key` of a site: where it is reached, by which keys it is known, and where its own key stands.
 
-use std::path::{Path, PathBuf};
-
 use ::link::{FLOWS_MAX, Pin, Pins, Settings};
 
 use super::ConfigError;
@@ -60,20 +58,6 @@ fn read_pins(node: &Node<'_>) -> Result<Pins, ConfigError> {
         pins.push(pin.map_err(|why| node.error(why))?);
     }
     Pins::new(pins).map_err(|why| node.error(why))
-}
-
-/// The site's key file; a relative path is relative to the configuration.
-pub(super) fn read_key(node: &Node<'_>) -> Result<PathBuf, ConfigError> {
-    let mut table = node.table()?;
-    let file = table.need("file")?;
-    let name = file.string()?;
-    // Whoever writes the key itself here should not find it in an error again.
-    if name.is_empty() || name.contains('\n') || name.contains("PRIVATE KEY") {
-        return Err(file.error("expected the path of the site's key file"));
-    }
-    table.finish()?;
-    let folder = node.file().parent().unwrap_or(Path::new("."));
-    Ok(folder.join(name))
 }
 
 /// `host:port` with an address, a bracketed IPv6 address or a name, and a port from `least` up.

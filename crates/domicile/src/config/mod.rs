@@ -5,6 +5,7 @@
 
 mod bounds;
 mod error;
+mod key;
 mod link;
 mod policy;
 mod quantity;
@@ -25,6 +26,7 @@ use toml::de::DeTable;
 
 pub use bounds::{Batch, Erase, Limits};
 pub use error::ConfigError;
+pub use key::KeyFile;
 pub use link::Link;
 pub use quantity::rate;
 use reader::{Source, Table};

@@ -1,12 +1,12 @@
 //! `[site.NAME]`: a place with its own stores.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use model::SiteName;
 
 use super::ConfigError;
-use super::link::{Link, read_key, read_link};
+use super::key::KeyFile;
+use super::link::{Link, read_link};
 use super::reader::Node;
 
 /// Whether a database opens for writes by itself after a restart.
@@ -30,8 +30,8 @@ pub struct Site {
     pub after_restart: AfterRestart,
     /// How it is linked to the others.
     pub link: Option<Link>,
-    /// Where its own key stands; each site's configuration names its own alone.
-    pub key: Option<PathBuf>,
+    /// Where its own key stands.
+    pub key: Option<KeyFile>,
 }
 
 pub(super) fn read(
@@ -47,14 +47,19 @@ pub(super) fn read(
             provider: table.string("provider")?,
             ..Site::default()
         };
-        if let Some(link) = table.take("link") {
-            site.link = Some(read_link(&link)?);
-            warnings.push(format!(
-                "{}: no effect in this version, which works in one process",
-                link.path
-            ));
+        if let Some(key) = table.take("key") {
+            site.key = Some(KeyFile::read(&key)?);
         }
-        site.key = table.take("key").map(|key| read_key(&key)).transpose()?;
+        if let Some(link) = table.take("link") {
+            let read = read_link(&link)?;
+            if read.listen.is_some() || read.address.is_some() {
+                warnings.push(format!(
+                    "{}: but for its pins, no effect in this version, which works in one process",
+                    link.path
+                ));
+            }
+            site.link = Some(read);
+        }
         if let Some(gateway) = table.take("gateway") {
             let mut inner = gateway.table()?;
             inner.string("listen")?;

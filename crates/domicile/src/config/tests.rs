@@ -182,7 +182,7 @@ fn an_unknown_key_is_named_with_file_and_line_at_every_level() {
     assert_eq!(
         replaced(1, "[site.beijing]\nplanet = \"earth\""),
         "domicile.toml:2: unknown key `planet` in site.beijing; \
-         known here: country, provider, link, key, gateway, after_restart"
+         known here: country, provider, key, link, gateway, after_restart"
     );
     assert!(
         replaced(5, "[service.shop]\nbatch = { user = 3 }")
@@ -193,6 +193,38 @@ fn an_unknown_key_is_named_with_file_and_line_at_every_level() {
     assert!(added(phase).contains(":20: unknown key `homes` in phase[0]; did you mean `home`?"));
     let database = replaced(9, "database.beijing = { envv = \"X\" }");
     assert!(database.contains(":9: unknown key `envv` in service.shop.database.beijing"));
+}
+
+#[test]
+fn a_sites_key_and_pins_are_kept_and_pins_alone_are_no_link() {
+    let link = format!("link = {{ pins = [\"{}\"] }}", pin(0));
+    let text = WHOLE.replace(
+        "[site.singapore]",
+        &format!("[site.singapore]\nkey = {{ file = \"a.pem\" }}\n{link}"),
+    );
+    let config = parse(&text).unwrap();
+    let site = &config.sites[&"singapore".into()];
+    let pins: Vec<String> = site
+        .pins()
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(pins, [pin(0)]);
+    assert_eq!(site.key.as_ref().unwrap().name.to_str(), Some("a.pem"));
+    assert!(!config.warnings.join("\n").contains("site.singapore"));
+    assert!(
+        config.sites[&"california".into()]
+            .pins()
+            .unwrap()
+            .is_empty()
+    );
+    // Read when it is needed, and then named.
+    let error = site.key.as_ref().unwrap().key().unwrap_err().to_string();
+    assert!(
+        error.contains("site.singapore.key: the file a.pem cannot be read"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -381,8 +413,8 @@ fn links_and_keys_are_read() {
     let config = Config::parse(&text, Path::new("/etc/domicile/domicile.toml")).unwrap();
     let site = &config.sites[&"beijing".into()];
     assert_eq!(
-        site.key.as_deref(),
-        Some(Path::new("/etc/domicile/keys/bj.key"))
+        site.key.as_ref().map(KeyFile::place),
+        Some("/etc/domicile/keys/bj.key".into())
     );
     let link = site.link.as_ref().unwrap();
     assert_eq!(

@@ -133,7 +133,7 @@ impl Act<'_> {
             yes: true,
             json: Json { json: false },
         };
-        apply::run(self.config, &wanted).await
+        apply::unsealed(self.config, &wanted).await
     }
 
     fn workload(&self, residences: &Residences) -> WorkloadOptions {

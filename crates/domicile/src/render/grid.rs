@@ -89,7 +89,7 @@ impl Grid {
 }
 
 /// Markets and keys come from the data: no control character of theirs reaches the terminal.
-fn plain(cell: &str) -> String {
+pub(super) fn plain(cell: &str) -> String {
     cell.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()

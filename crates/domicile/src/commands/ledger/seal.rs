@@ -1,0 +1,183 @@
+//! `ledger seal`, and the same at the end of whatever writes entries.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ::ledger::key::{Pin, SiteKey};
+use model::{ServiceName, SiteName};
+use mover::seal::{Party, Sealed, seal};
+
+use super::super::running::{Place, reach};
+use super::super::{apply, show};
+use super::{KEY, key_of, pins_of};
+use crate::cli::LedgerSeal;
+use crate::config::{Config, scrub};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::render::Form;
+use crate::render::ledger::{SealedLog, render_sealed};
+
+/// What sealing came to.
+struct Done {
+    logs: Vec<SealedLog>,
+    /// Sites without a key here.
+    keyless: Vec<SiteName>,
+    /// What kept a site from being sealed.
+    failed: Option<Failure>,
+    /// Why a site was not reached.
+    unreached: Option<Failure>,
+}
+
+impl Done {
+    /// What is to be said of sites without a key.
+    fn unsigned(&self) -> Option<String> {
+        let names: Vec<&str> = self.keyless.iter().map(SiteName::as_str).collect();
+        let what = || format!("the ledger is not signed at {}: no key", names.join(", "));
+        (!names.is_empty()).then(what)
+    }
+}
+
+/// Seals. 1 where a peer refused to countersign, 2 where no site has a key, 3 where a site was not reached.
+pub async fn run(config: &Config, args: &LedgerSeal) -> Outcome {
+    let done = every(config).await?;
+    if let Some(unsigned) = done.unsigned() {
+        if done.keyless.len() == config.sites.len() {
+            return Err(Failure::usage(unsigned).mend(KEY));
+        }
+        eprintln!("warning: {unsigned}");
+    }
+    show(&render_sealed(&done.logs, Form::of_stdout(args.json.json)))?;
+    if let Some(failed) = done.failed {
+        return Err(failed);
+    }
+    let refused = done.logs.iter().any(|log| !log.refused.is_empty());
+    Ok(match (refused, done.unreached) {
+        (true, _) => Exit::Unfinished,
+        (false, Some(_)) => Exit::Unreached,
+        (false, None) => Exit::Done,
+    })
+}
+
+/// Seals once something else is done: what is in the way is a warning, and the next time makes up for it.
+pub(in crate::commands) async fn after(config: &Config) {
+    let done = match every(config).await {
+        Ok(done) => done,
+        Err(failure) => return warn(failure),
+    };
+    if let Some(unsigned) = done.unsigned() {
+        eprintln!("warning: {unsigned}\nmend: {KEY}");
+    }
+    for log in &done.logs {
+        for refused in &log.refused {
+            eprintln!(
+                "warning: equivocation: {} refused the ledger of {} at {}: {}\nmend: run `domicile ledger verify`",
+                refused.by, log.service, log.site, refused.reason
+            );
+        }
+    }
+    if let Some(failure) = done.failed {
+        warn(failure);
+    }
+}
+
+fn warn(failure: Failure) {
+    let chain: Vec<String> = failure.error.chain().map(ToString::to_string).collect();
+    let mend = failure.mend.unwrap_or_default();
+    eprintln!(
+        "warning: the ledger is not sealed: {}\nmend: {mend}; `domicile ledger seal` makes up for it",
+        scrub(&chain.join(": "))
+    );
+}
+
+async fn every(config: &Config) -> Outcome<Done> {
+    let mut keys: BTreeMap<&SiteName, (Option<SiteKey>, Vec<Pin>)> = BTreeMap::new();
+    for (name, site) in &config.sites {
+        let key = key_of(site)?;
+        let pins = match key {
+            Some(_) => pins_of(name.as_str(), site)?,
+            None => Vec::new(),
+        };
+        keys.insert(name, (key, pins));
+    }
+    let without = keys.iter().filter(|(_, (key, _))| key.is_none());
+    let keyless: Vec<SiteName> = without.map(|(name, _)| (*name).clone()).collect();
+    if keyless.len() == keys.len() {
+        return Ok(Done {
+            logs: Vec::new(),
+            keyless,
+            failed: None,
+            unreached: None,
+        });
+    }
+    let mut reached = reach(config, "ledger").await?;
+    let (mut logs, mut failed) = (Vec::new(), None);
+    for service in config.services.keys() {
+        let of_service = |place: &&mut Place| place.service == *service;
+        let mut parties: Vec<Party<'_>> = reached
+            .places
+            .iter_mut()
+            .filter(of_service)
+            .map(|place| {
+                let (key, pins) = &keys[&place.site];
+                Party {
+                    site: place.site.clone(),
+                    session: &mut place.session,
+                    key: key.as_ref(),
+                    pins,
+                }
+            })
+            .collect();
+        for outcome in seal(service, &mut parties, now()).await {
+            match outcome {
+                Ok(sealed) => logs.push(shown(service, sealed)),
+                Err(error) => {
+                    failed.get_or_insert(failure(service, error));
+                }
+            }
+        }
+    }
+    Ok(Done {
+        logs,
+        keyless,
+        failed,
+        unreached: reached.unreached,
+    })
+}
+
+fn failure(service: &ServiceName, error: mover::Error) -> Failure {
+    let old = error
+        .sqlstate()
+        .is_some_and(|state| state.code() == "42P01");
+    let failure = apply::failure(error, format!("{service}: sealing the ledger"));
+    match old {
+        true => failure.mend("Domicile's tables are of an earlier version: run `domicile install`"),
+        false => failure,
+    }
+}
+
+fn shown(service: &ServiceName, sealed: Sealed) -> SealedLog {
+    let refused = sealed.refused.into_iter();
+    SealedLog {
+        service: service.to_string(),
+        site: sealed.site.to_string(),
+        entries: sealed.entries,
+        taken: sealed.taken,
+        countersigned: sealed
+            .countersigned
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        refused: refused
+            .map(|(by, reason)| crate::render::ledger::RefusedBy {
+                by: by.to_string(),
+                reason: reason.to_string(),
+            })
+            .collect(),
+    }
+}
+
+/// Seconds since 1970, by this machine's clock.
+pub(in crate::commands) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
