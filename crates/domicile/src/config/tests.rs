@@ -197,7 +197,7 @@ fn an_unknown_key_is_named_with_file_and_line_at_every_level() {
 
 #[test]
 fn a_sites_key_and_pins_are_kept_and_pins_alone_are_no_link() {
-    let link = format!("link = {{ pins = [\"{}\"] }}", pin(0));
+    let link = format!("link = {{ pins = [\"{}\"] }}", pin(5));
     let text = WHOLE.replace(
         "[site.singapore]",
         &format!("[site.singapore]\nkey = {{ file = \"a.pem\" }}\n{link}"),
@@ -210,7 +210,7 @@ fn a_sites_key_and_pins_are_kept_and_pins_alone_are_no_link() {
         .iter()
         .map(ToString::to_string)
         .collect();
-    assert_eq!(pins, [pin(0)]);
+    assert_eq!(pins, [pin(5)]);
     assert_eq!(site.key.as_ref().unwrap().name.to_str(), Some("a.pem"));
     assert!(!config.warnings.join("\n").contains("site.singapore"));
     assert!(
