@@ -225,9 +225,9 @@ async fn the_zoo_moves_there_and_back_under_writers() -> Result<()> {
     let nobody = BTreeSet::new();
 
     let mut writers = Writers::start(known, urls.clone(), 6, 100_000_000);
-    writers.more(60).await?;
+    writers.more(150).await?;
     apply_until_only(&world, "domicile.toml", &nobody).await?;
-    writers.more(60).await?;
+    writers.more(150).await?;
     let known = writers.stop().await?;
     let there = |user: i64| usize::from(is_mover(user));
     expect_acknowledged(&world, &known, there).await?;
@@ -237,16 +237,17 @@ async fn the_zoo_moves_there_and_back_under_writers() -> Result<()> {
     ensure!(expect_equal(&world, &quiet_movers).await? > 100);
 
     let mut writers = Writers::start(known, urls, 6, 200_000_000);
-    writers.more(60).await?;
+    writers.more(150).await?;
     apply_until_only(&world, "back.toml", &nobody).await?;
-    writers.more(60).await?;
+    writers.more(150).await?;
     let known = writers.stop().await?;
     expect_acknowledged(&world, &known, |_| 0).await?;
     expect_acknowledged(&world, &quiet, |_| 0).await?;
 
     // Once more, with nobody writing: what stands there then is what stood here, of everybody.
     apply_until_only(&world, "domicile.toml", &nobody).await?;
-    ensure!(expect_equal(&world, &movers).await? > 1000);
+    let rows = expect_equal(&world, &movers).await?;
+    ensure!(rows > 1000, "{rows} rows: the writers wrote too little");
     expect_acknowledged(&world, &known, there).await?;
     world.expect_one_home_each().await?;
     let ran = world.program(&["verify"]).run().await?;

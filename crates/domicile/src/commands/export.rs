@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use handoff::record::State;
 use model::table::OwnedTable;
 use model::{ServiceName, SiteName, UserKey};
 use postgres::export;
@@ -105,13 +106,18 @@ async fn of_service(
         .await
         .or_fail(Exit::Unreached, failed)?;
     let epoch = match record.pop().flatten() {
-        Some(record) if record.state.is_home() => record.seen.0,
+        // Offered, he may live at the other site by now, and have written there.
+        Some(record)
+            if record.state.is_home() && !matches!(record.state, State::Offered { .. }) =>
+        {
+            record.seen.0
+        }
         _ => {
             return Err(Failure::new(
                 Exit::Unfinished,
-                anyhow::anyhow!("{name}: {user} left {site} just now"),
+                anyhow::anyhow!("{name}: {user} is changing his home at {site} just now"),
             )
-            .mend("run the command again"));
+            .mend("run the command again; `domicile status` shows batches in doubt"));
         }
     };
     let mut exported = Exported {
@@ -131,16 +137,13 @@ async fn of_service(
         let written = write_table(&tx, &schema, table, &user, (name, folder)).await?;
         exported.tables.push(written);
     }
-    let rows: u64 = exported.tables.iter().map(|table| table.rows).sum();
-    entries::append(
-        &tx,
-        "exported",
-        json!({"service": name, "rows": rows}),
-        &[user],
-    )
-    .await
-    .or_fail(Exit::Unreached, failed)?;
     tx.commit().await.or_fail(Exit::Unreached, failed)?;
+    // By itself: under the snapshot of the reading, what others enter of him at the same time would fail it.
+    let rows: u64 = exported.tables.iter().map(|table| table.rows).sum();
+    let body = json!({"service": name, "rows": rows});
+    entries::append(&*home.session, "exported", body, &[user])
+        .await
+        .or_fail(Exit::Unreached, failed)?;
     Ok(Some(exported))
 }
 
