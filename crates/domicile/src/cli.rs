@@ -574,7 +574,9 @@ fn site_url(text: &str) -> Result<SiteUrl, String> {
 
 fn site_pin(text: &str) -> Result<(String, ledger::key::Pin), String> {
     let (site, pin) = text.split_once('=').ok_or("expected SITE=PIN")?;
-    let pin = ledger::key::Pin::parse(pin).map_err(|why| why.to_string())?;
+    let pin = pin
+        .parse()
+        .map_err(|why: model::pin::NotAPin| why.to_string())?;
     Ok((site.to_owned(), pin))
 }
 

@@ -7,9 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+pub use model::pin::Pin;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 /// What stands before the 32 bytes of an Ed25519 key in the DER of a SubjectPublicKeyInfo (RFC 8410, section 4).
@@ -24,14 +24,10 @@ pub struct SiteKey(SigningKey);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
 
-/// The fingerprint of a public key: `sha256/` and the base64 of the SHA-256 of its SubjectPublicKeyInfo in DER.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pin([u8; 32]);
-
 /// The pins of each site: current and next.
 pub type Pins = BTreeMap<String, Vec<Pin>>;
 
-/// Something is no key, or no pin. Says nothing of what it is.
+/// Something is no key. Says nothing of what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BadKey {
     /// Not a private key.
@@ -40,9 +36,6 @@ pub enum BadKey {
     /// Not a public key.
     #[error("not the base64 of an Ed25519 public key's SubjectPublicKeyInfo")]
     Public,
-    /// Not a pin.
-    #[error("not a pin: sha256/ and the base64 of 32 bytes")]
-    Pin,
 }
 
 // === impl SiteKey ===
@@ -92,10 +85,12 @@ impl PublicKey {
 
     /// Its fingerprint.
     pub fn pin(&self) -> Pin {
-        let hash = Sha256::new()
-            .chain_update(SPKI)
-            .chain_update(self.0.as_bytes());
-        Pin(hash.finalize().into())
+        Pin::of_spki(&self.spki())
+    }
+
+    /// Its SubjectPublicKeyInfo in DER.
+    fn spki(&self) -> Vec<u8> {
+        [&SPKI[..], self.0.as_bytes()].concat()
     }
 
     /// Whether `signature` is one of `message`, strictly: no other bytes are a signature of it by this key's owner.
@@ -107,7 +102,7 @@ impl PublicKey {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&STANDARD.encode([&SPKI[..], self.0.as_bytes()].concat()))
+        f.pad(&STANDARD.encode(self.spki()))
     }
 }
 
@@ -135,31 +130,10 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
-// === impl Pin ===
-
-impl Pin {
-    /// Reads one.
-    pub fn parse(text: &str) -> Result<Self, BadKey> {
-        let hash = text.strip_prefix("sha256/").ok_or(BadKey::Pin)?;
-        let bytes = STANDARD.decode(hash).map_err(|_| BadKey::Pin)?;
-        bytes.try_into().map(Self).map_err(|_| BadKey::Pin)
-    }
-}
-
-impl fmt::Display for Pin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256/{}", STANDARD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for Pin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use model::pin::NotAPin;
+
     use super::*;
 
     /// Of RFC 8410, section 10.3, and the key of section 10.1 that belongs to it.
@@ -175,7 +149,7 @@ mod tests {
         let read: PublicKey = serde_json::from_str(&format!("\"{PUBLIC}\"")).unwrap();
         assert_eq!(read, key.public());
         let pin = key.public().pin();
-        assert_eq!(Pin::parse(&pin.to_string()).unwrap(), pin);
+        assert_eq!(pin.to_string().parse(), Ok(pin));
         assert!(!format!("{key:?}").contains("1O5y"));
     }
 
@@ -183,7 +157,7 @@ mod tests {
     fn what_is_no_key_is_refused_without_being_repeated() {
         assert_eq!(SiteKey::from_pem("secret").unwrap_err(), BadKey::Private);
         for pin in ["", "sha256/", "sha256/abc", "md5/AAAA"] {
-            assert_eq!(Pin::parse(pin).unwrap_err(), BadKey::Pin);
+            assert_eq!(pin.parse::<Pin>(), Err(NotAPin));
         }
         assert!(serde_json::from_str::<PublicKey>("\"AAAA\"").is_err());
     }

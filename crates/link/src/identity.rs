@@ -84,29 +84,38 @@ pub enum IdentityError {
     NoRandomness,
 }
 
+/// The text of a key file, which must be a file with mode 0600 or less; wiped where it is dropped.
+///
+/// # Errors
+/// [`IdentityError::Unreadable`] and [`IdentityError::Exposed`].
+pub fn key_text(file: &Path) -> Result<Zeroizing<String>, IdentityError> {
+    let unreadable = |source| IdentityError::Unreadable {
+        file: file.to_owned(),
+        source,
+    };
+    let opened = File::open(file).map_err(unreadable)?;
+    // Asked of what was opened: between two looks at a path another file can come to stand there.
+    let mode = opened.metadata().map_err(unreadable)?.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::Exposed {
+            file: file.to_owned(),
+            mode,
+        });
+    }
+    let mut text = Zeroizing::new(String::with_capacity(1 << 10));
+    opened
+        .take(FILE_MAX)
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
+    Ok(text)
+}
+
 // === impl Identity ===
 
 impl Identity {
     /// Reads the key in `file`, which must be a file with mode 0600 or less.
     pub fn load(file: &Path) -> Result<Self, IdentityError> {
-        let unreadable = |source| IdentityError::Unreadable {
-            file: file.to_owned(),
-            source,
-        };
-        let opened = File::open(file).map_err(unreadable)?;
-        // Asked of what was opened: between two looks at a path another file can come to stand there.
-        let mode = opened.metadata().map_err(unreadable)?.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(IdentityError::Exposed {
-                file: file.to_owned(),
-                mode,
-            });
-        }
-        let mut text = Zeroizing::new(String::with_capacity(1 << 10));
-        opened
-            .take(FILE_MAX)
-            .read_to_string(&mut text)
-            .map_err(unreadable)?;
+        let text = key_text(file)?;
         Self::read(&text, || format!("the key file {}", file.display()))
     }
 

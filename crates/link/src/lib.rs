@@ -40,11 +40,13 @@ mod wire;
 pub use block::{BLOCK_MAX, RATIO_MAX, WINDOW_LOG_MAX};
 pub use endpoint::{Dials, Endpoint, PeerSettings, Settings, StartError, who_dials};
 pub use hello::FLOWS_MAX;
-pub use identity::{Identity, IdentityError, NewKey};
+pub use identity::{Identity, IdentityError, NewKey, key_text};
 pub use inbox::{Inbox, Incoming, Request, WAITING_MAX};
 pub use message::BODY_MAX;
 pub use peer::{Peer, RequestError, Traffic};
-pub use pin::{NotAPin, Pin, Pins, PinsError};
+pub use pin::{Pins, PinsError};
+
+pub use model::pin::{NotAPin, Pin};
 pub use receiving::Receiving;
 pub use sending::Sending;
 pub use shared::TRANSFERS_MAX;

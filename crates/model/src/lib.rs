@@ -6,6 +6,7 @@
 pub mod fault;
 mod ids;
 pub mod ownership;
+pub mod pin;
 pub mod plan;
 pub mod policy;
 pub mod table;

@@ -1,18 +1,13 @@
 //! A site's private key: where it stands, and that nobody else can read it.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use ::link::IdentityError;
 use ledger::key::{Pin, SiteKey};
 
 use super::ConfigError;
 use super::reader::Node;
 use super::site::Site;
-
-/// More than any key file has: a wrong file is not read to its end.
-const BYTES_MAX: u64 = 16 << 10;
 
 /// Where a site's private key stands: PKCS#8 PEM, Ed25519.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,18 +61,16 @@ impl KeyFile {
             what,
             source,
         };
-        let unreadable = |source| refuse(format!("{place} cannot be read"), Some(source));
-        let file = File::open(&name).map_err(unreadable)?;
-        // Of the file that is read, whatever its name stands for by then.
-        let mode = file.metadata().map_err(unreadable)?.permissions().mode();
-        if mode & 0o077 != 0 {
-            let what = format!("{place} may be read by others than its owner: chmod 600 it");
-            return Err(refuse(what, None));
-        }
-        let mut text = String::new();
-        file.take(BYTES_MAX)
-            .read_to_string(&mut text)
-            .map_err(unreadable)?;
+        let text = ::link::key_text(&name).map_err(|error| match error {
+            IdentityError::Unreadable { source, .. } => {
+                refuse(format!("{place} cannot be read"), Some(source))
+            }
+            IdentityError::Exposed { .. } => refuse(
+                format!("{place} may be read by others than its owner: chmod 600 it"),
+                None,
+            ),
+            other => refuse(other.to_string(), None),
+        })?;
         SiteKey::from_pem(&text).map_err(|why| refuse(format!("{place} is {why}"), None))
     }
 }
@@ -86,19 +79,12 @@ impl Site {
     /// The pins by which its key is known: the configured ones; without any, that of the configured key.
     ///
     /// # Errors
-    /// A pin that is none, or a key that cannot be read where no pins are configured.
-    pub fn pins(&self) -> Result<Vec<Pin>, String> {
-        let configured = self.link.as_ref().and_then(|link| link.pins.as_ref());
-        match (configured, &self.key) {
-            (Some(pins), _) => pins
-                .iter()
-                .map(|pin| Pin::parse(&pin.to_string()).map_err(|why| format!("{pin} is {why}")))
-                .collect(),
-            (None, None) => Ok(Vec::new()),
-            (None, Some(key)) => {
-                let key = key.key().map_err(|error| error.to_string())?;
-                Ok(vec![key.public().pin()])
-            }
+    /// A key that cannot be read where no pins are configured.
+    pub fn pins(&self) -> Result<Vec<Pin>, ConfigError> {
+        if let Some(pins) = self.link.as_ref().and_then(|link| link.pins.as_ref()) {
+            return Ok(pins.iter().copied().collect());
         }
+        let key = self.key.as_ref().map(KeyFile::key).transpose()?;
+        Ok(key.iter().map(|key| key.public().pin()).collect())
     }
 }
