@@ -1,9 +1,10 @@
 //! The target's word on one batch: a row inserted once, never updated.
 
 use model::{Epoch, UserKey};
+use serde::{Deserialize, Serialize};
 
 /// What the target said of a batch.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Decision {
     /// Every user of the batch lives at the target.
     Accepted,

@@ -2,12 +2,13 @@
 
 use model::fault::{Bug, planted};
 use model::{Attempt, BatchId, Epoch, SiteName, UserKey};
+use serde::{Deserialize, Serialize};
 
 use crate::decision::Decision;
 use crate::record::{Event, Resident, State, step};
 
 /// A batch offered by its source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handoff {
     /// The batch.
     pub batch: BatchId,

@@ -8,6 +8,7 @@ use residency::{entries, install, journal};
 use serde_json::json;
 use tokio_postgres::error::SqlState;
 
+use crate::ask::Call;
 use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Result};
 use crate::recover::recover;
@@ -25,30 +26,32 @@ const GIVE_UP_LOCKS_MS: u32 = 5_000;
 /// error, the next call goes on.
 pub async fn abort(route: &Route, id: &MoveId) -> Result<()> {
     let (offices, _held) = take_offices(route).await?;
-    let mut desk = Desk {
-        source: route.source.session("mover").await?,
-        target: route.target.session("mover").await?,
-    };
+    let mut desk = Desk::open(route, &offices, "mover").await?;
     end(route, &offices, &mut desk, id).await?;
     rest::at_both(route).await;
     Ok(())
 }
 
-/// Takes the offices at both ends, for as long as the two sessions live. Their name tells others which process it is.
-pub(crate) async fn take_offices(route: &Route) -> Result<(Offices, [Session; 2])> {
-    let (source, target) = (&route.source, &route.target);
+/// Takes the offices at both ends: that of departures for as long as the session lives, whose name tells others which
+/// process it is, that of arrivals for as long as the offices do.
+pub(crate) async fn take_offices(route: &Route) -> Result<(Offices, Session)> {
+    let source = &route.source;
     let purpose = format!("office {}", std::process::id());
-    let held = [
-        source.session(&purpose).await?,
-        target.session(&purpose).await?,
-    ];
+    let held = source.session(&purpose).await?;
+    let departures = Office::take(&held, Office::DEPARTURES)
+        .await
+        .at(&source.site, "taking office")?;
+    let call = Call {
+        service: route.service.clone(),
+        from: source.site.clone(),
+        phase: route.phase.clone(),
+        pause_max: route.bounds.pause_max,
+        patience: route.bounds.barrier_patience,
+    };
     let offices = Offices {
-        departures: Office::take(&held[0], Office::DEPARTURES)
-            .await
-            .at(&source.site, "taking office")?,
-        arrivals: Office::take(&held[1], &Office::arrivals(&source.site))
-            .await
-            .at(&target.site, "taking office")?,
+        departures,
+        arrivals: route.target.far.visit(call).await?,
+        target: route.target.site.clone(),
     };
     Ok((offices, held))
 }
@@ -92,12 +95,9 @@ fn nothing(route: &Route) -> slot::Slot {
 /// Whom an open transaction of the application's holds, he is waited for within a bound: he lives where he lived, and
 /// the next run puts his record back.
 pub(crate) async fn give_up(route: &Route, offices: &Offices) -> Result<()> {
-    let (source, target) = (&route.source, &route.target);
+    let source = &route.source;
     // Sessions of its own: what was cut short may still hold the others.
-    let mut desk = Desk {
-        source: source.session("mover").await?,
-        target: target.session("mover").await?,
-    };
+    let mut desk = Desk::open(route, offices, "mover").await?;
     let bounded = format!("SET lock_timeout = {GIVE_UP_LOCKS_MS}");
     desk.source
         .batch_execute(&bounded)

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use model::UserKey;
 use postgres::{census, sharing, ties};
-use residency::records;
 
 use crate::copier::Wanted;
 use crate::desk::Desk;
@@ -67,7 +66,7 @@ pub(crate) async fn bind(
             .filter(|user| !known.contains_key(*user) && !staying.contains_key(*user));
         let strangers: Vec<UserKey> = strangers.cloned().collect();
         let coming = coming(route, desk, wanted, &strangers).await?;
-        let there = there(route, desk, &strangers).await?;
+        let there = there(desk, &strangers).await?;
         frontier = coming.iter().map(|(user, _)| user.clone()).collect();
         fetched.extend(frontier.iter().cloned());
         known.extend(coming);
@@ -139,16 +138,16 @@ async fn coming(
 }
 
 /// Those of `users` who live at the target already.
-async fn there(route: &Route, desk: &Desk, users: &[UserKey]) -> Result<HashSet<UserKey>> {
-    let target = &route.target;
-    let records = records::look(&*desk.target, target.kind(), users)
-        .await
-        .at(&target.site, "looking who lives at the target")?;
-    let lives = users
-        .iter()
-        .zip(records)
-        .filter(|(_, record)| record.as_ref().is_some_and(|record| record.state.is_home()));
-    Ok(lives.map(|(user, _)| user.clone()).collect())
+async fn there(desk: &Desk, users: &[UserKey]) -> Result<HashSet<UserKey>> {
+    if users.is_empty() {
+        return Ok(HashSet::new());
+    }
+    Ok(desk
+        .target
+        .living(users.to_vec())
+        .await?
+        .into_iter()
+        .collect())
 }
 
 /// Companies from ties. A company with a member who stays, or is tied to one who does, or of more than `members_max`, is

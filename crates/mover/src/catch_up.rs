@@ -1,46 +1,46 @@
-//! Follows the source's change stream and applies it at the target, in a task of its own.
+//! Follows the source's change stream and sends what it brings to the target, in a task of its own.
 //!
 //! A transaction is applied for a chunk exactly when it is not visible in the chunk's snapshot and its commit stands
 //! above the chunk's position; rows and position are written in one transaction. Changes of a chunk that is still
 //! being copied go to its spool. The slot is confirmed only up to what is durable at the target.
+//!
+//! Nothing waits here for an answer before the next is sent: a fence that comes by is passed on at once, however far away
+//! the target is. It writes in the order in which it is sent to, and once a write has failed it takes nothing more.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::try_join_all;
+use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt, StreamExt};
 use model::fault::{Bug, planted, point};
 use model::{Attempt, BatchId, UserKey};
 use postgres::apply;
-use postgres::connect::Session;
-use postgres::kept::{Keeping, Kept};
 use postgres::lsn::Lsn;
 use postgres::pgoutput::Relation;
-use postgres::replica;
 use postgres::shape::Shape;
 use postgres::snapshot::Snapshot;
 use postgres::stream::{ChangeStream, Said};
-use postgres::transaction::{Change, Mark, Transaction, read_changes, write_changes};
-use residency::inbound::{self, Spooled};
-use residency::records;
+use postgres::transaction::{Change, Mark, Transaction};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::desk::{commit, transaction};
+use crate::ask::Ask;
 use crate::error::{At, Error, Result};
+use crate::far::{Pending, Seat};
 use crate::portion::{self, Progress, Work};
+use crate::ports::Soon;
 use crate::route::{Offices, Route};
 use crate::shapes::unchanged;
 
 /// How many bytes of changes are applied in one transaction at the target: bounds its memory and its length.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
 
+/// How many bytes of changes may be under way, sent and not yet durable: bounds memory. At a round trip of 200 ms, 80 MB/s.
+const UNDER_WAY: usize = 16 * 1024 * 1024;
+
 /// How long the end of the task may take: one transaction at the target.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How many spooled transactions are drained at once: bounds memory.
-const DRAIN: i64 = 1_000;
 
 /// Handle to the task that follows the stream.
 #[derive(Debug)]
@@ -60,11 +60,6 @@ enum Command {
         snapshot: Snapshot,
         done: oneshot::Sender<()>,
     },
-    /// Tell when the stream has passed this batch's fence and everything before it is durable.
-    Fence {
-        batch: BatchId,
-        reached: oneshot::Sender<()>,
-    },
     /// Nothing of this attempt matters any more.
     Forget {
         attempt: Attempt,
@@ -79,7 +74,7 @@ impl CatchUp {
     /// while nobody ran comes first. Whatever it says of tables other than in `shape` is refused.
     pub async fn start(
         route: Arc<Route>,
-        offices: Offices,
+        offices: &Offices,
         slot: &str,
         shape: Shape,
         survivors: HashMap<Attempt, Progress>,
@@ -88,18 +83,18 @@ impl CatchUp {
         let stream = ChangeStream::open(&source.url, slot, slot, &source.schema)
             .await
             .at(&source.site, "opening the change stream")?;
-        let session = route.target.session("catch up").await?;
+        let target = offices.seat("catch up").await?;
         let (commands, received) = mpsc::unbounded_channel();
         let (tell, applied) = watch::channel(Lsn(0));
         let follower = Follower {
             route,
-            offices,
             stream,
             shape,
             described: HashMap::new(),
-            session,
+            target,
             chunks: survivors,
-            fences: HashMap::new(),
+            under_way: FuturesOrdered::new(),
+            under_way_bytes: 0,
             applied: tell,
             slot: slot.to_owned(),
             slot_is_late: planted(Bug::EnrolBeforeSlot),
@@ -126,16 +121,6 @@ impl CatchUp {
             done,
         })?;
         drained.await.map_err(|_| Error::StreamGone)
-    }
-
-    /// A signal for the fence of `batch`; ask before raising it.
-    pub fn fence(&self, batch: &BatchId) -> Result<oneshot::Receiver<()>> {
-        let (reached, signal) = oneshot::channel();
-        self.send(Command::Fence {
-            batch: batch.clone(),
-            reached,
-        })?;
-        Ok(signal)
     }
 
     /// Lets go of `attempt`: when this returns, nothing more is written for it.
@@ -180,17 +165,28 @@ impl CatchUp {
     }
 }
 
+/// What was sent to the target, in its order.
+enum Sent {
+    /// Everything of the stream up to here, with so many bytes of changes.
+    Upto(Lsn, usize),
+    /// A spool that is to be drained.
+    Drain(oneshot::Sender<()>),
+    /// Nothing: somebody waits until everything before is answered.
+    Nothing(oneshot::Sender<()>),
+}
+
 struct Follower {
     route: Arc<Route>,
-    offices: Offices,
     stream: ChangeStream,
     /// The tables as they were when the move began.
     shape: Shape,
     /// The stream's own last word on each, held against it.
     described: HashMap<u32, Arc<Relation>>,
-    session: Session,
+    target: Seat,
+    /// The attempts followed, each as it stands once all that is under way is done.
     chunks: HashMap<Attempt, Progress>,
-    fences: HashMap<BatchId, oneshot::Sender<()>>,
+    under_way: FuturesOrdered<Soon<'static, Result<Sent>>>,
+    under_way_bytes: usize,
     applied: watch::Sender<Lsn>,
     slot: String,
     /// Only with the planted bug: the slot is made once the first chunk is copied.
@@ -202,17 +198,16 @@ struct Follower {
 impl Follower {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) -> Result<()> {
         loop {
+            let room = self.under_way_bytes < UNDER_WAY;
             tokio::select! {
                 // Commands first: whom to follow must be known before what is said of them.
                 biased;
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command).await?,
-                    None => {
-                        self.stream.close().await;
-                        return Ok(());
-                    }
+                    None => return self.end().await,
                 },
-                said = self.stream.next(), if !self.slot_is_late => {
+                Some(done) = self.under_way.next() => self.done(done?),
+                said = self.stream.next(), if room && !self.slot_is_late => {
                     let said = said.at(&self.route.source.site, "reading the change stream")?;
                     let gathered = self.gather(said)?;
                     // Whoever is told to be followed meanwhile was enrolled after this was read.
@@ -223,6 +218,15 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Waits for what is under way, and lets go of the stream.
+    async fn end(mut self) -> Result<()> {
+        while let Some(done) = self.under_way.next().await {
+            self.done(done?);
+        }
+        self.stream.close().await;
+        Ok(())
     }
 
     async fn obey(&mut self, command: Command) -> Result<()> {
@@ -238,19 +242,39 @@ impl Follower {
                 if std::mem::take(&mut self.slot_is_late) {
                     self.make_slot_late().await?;
                 }
-                self.drain(attempt, snapshot).await?;
-                let _ = done.send(());
-            }
-            Command::Fence { batch, reached } => {
-                self.fences.retain(|_, waiting| !waiting.is_closed());
-                self.fences.insert(batch, reached);
+                let drained = self.target.drain(attempt, snapshot.clone()).await?;
+                self.expect(drained, Sent::Drain(done));
+                // What is sent from now on comes after that.
+                if let Some(at) = self.chunks.get_mut(&attempt) {
+                    at.snapshot = Some(snapshot);
+                }
             }
             Command::Forget { attempt, done } => {
                 self.chunks.remove(&attempt);
-                let _ = done.send(());
+                let nothing = std::future::ready(Ok(Sent::Nothing(done)));
+                self.under_way.push_back(Box::pin(nothing));
             }
         }
         Ok(())
+    }
+
+    fn expect(&mut self, answer: Pending, sent: Sent) {
+        let expected = answer.map(|answer| answer.map(|_| sent));
+        self.under_way.push_back(Box::pin(expected));
+    }
+
+    /// Draws the conclusions from what is done at the target.
+    fn done(&mut self, sent: Sent) {
+        match sent {
+            Sent::Upto(upto, bytes) => {
+                self.under_way_bytes -= bytes;
+                self.stream.confirm(upto);
+                self.applied.send_modify(|at| *at = (*at).max(upto));
+            }
+            Sent::Drain(done) | Sent::Nothing(done) => {
+                let _ = done.send(());
+            }
+        }
     }
 
     /// The planted bug: a slot that begins after the copy's snapshot, under the old identity.
@@ -309,20 +333,28 @@ impl Follower {
             }
         }
         let work = self.bounded(portion::sort(&self.chunks, &gathered.transactions));
-        if !work.is_empty() {
-            point("before-apply");
-            self.write(work).await?;
-            point("after-apply");
+        for work in &work {
+            if let Some(at) = self.chunks.get_mut(&work.attempt) {
+                at.position = work.upto();
+            }
         }
-        if let Some(upto) = gathered.upto {
-            self.stream.confirm(upto);
-            self.applied.send_modify(|at| *at = (*at).max(upto));
+        let Some(upto) = gathered.upto else {
+            return Ok(());
+        };
+        let upto = Sent::Upto(upto, gathered.bytes);
+        self.under_way_bytes += gathered.bytes;
+        if work.is_empty() {
+            // Durable when all before it is.
+            self.under_way
+                .push_back(Box::pin(std::future::ready(Ok(upto))));
+        } else {
+            let written = self.target.write(work).await?;
+            self.expect(written, upto);
         }
         for mark in gathered.transactions.iter().flat_map(|t| &t.marks) {
             let Mark::Fence(batch) = mark;
-            if let Some(reached) = self.fences.remove(&BatchId::from(batch.as_str())) {
-                let _ = reached.send(());
-            }
+            let passed = Ask::Passed(BatchId::from(batch.as_str()));
+            self.target.tell(passed).await?;
         }
         Ok(())
     }
@@ -391,182 +423,6 @@ impl Follower {
             })
         })
     }
-
-    /// Rows, spool and positions of all attempts concerned, in one transaction.
-    async fn write(&mut self, work: Vec<Work>) -> Result<()> {
-        let route = Arc::clone(&self.route);
-        let (source, target) = (&route.source.site, &route.target);
-        let doing = "applying changes";
-        let kept = self.session.kept();
-        let mut tx = transaction(&mut self.session, target, doing).await?;
-        let asked = Keeping::new(&tx, &kept);
-        // Sent together; the server takes them in this order.
-        let moved = try_join_all(work.iter().map(async |work| {
-            let upto = work.upto();
-            Ok::<_, residency::Error>(
-                planted(Bug::PositionApart)
-                    || inbound::advance(&asked, source, work.attempt, work.from.0, upto.0).await?,
-            )
-        }));
-        let (held, assumed, moved) = tokio::join!(
-            biased;
-            self.offices.arrivals.hold(&asked),
-            replica::assume(&tx),
-            moved,
-        );
-        held.at(&target.site, doing)?;
-        assumed.at(&target.site, doing)?;
-        if moved.at(&target.site, doing)?.contains(&false) {
-            // Somebody else wrote for this attempt: our office is lost, whatever its row says.
-            return Err(Error::StreamGone);
-        }
-        for work in &work {
-            for portion in &work.portions {
-                for (user, reason) in &portion.spoil {
-                    inbound::spoil(&tx, target.kind(), source, work.attempt, user, reason)
-                        .await
-                        .at(&target.site, doing)?;
-                }
-            }
-            if self.chunks[&work.attempt].snapshot.is_none() {
-                let portions = work.portions.iter().filter(|p| !p.changes.is_empty());
-                let spooled: Vec<Spooled> = portions
-                    .map(|portion| Spooled {
-                        xid: portion.xid,
-                        commit_lsn: portion.commit_lsn.0,
-                        changes: write_changes(&portion.changes),
-                    })
-                    .collect();
-                inbound::spool(&tx, source, work.attempt, &spooled)
-                    .await
-                    .at(&target.site, doing)?;
-            } else {
-                let changes: Vec<Change> = work
-                    .portions
-                    .iter()
-                    .flat_map(|p| p.changes.iter().cloned())
-                    .collect();
-                apply_changes(&mut tx, &kept, &route, work.attempt, changes).await?;
-            }
-        }
-        commit(tx, target, doing).await?;
-        if planted(Bug::PositionApart) {
-            point("position-apart");
-            for work in &work {
-                let upto = work.upto();
-                inbound::advance(&*self.session, source, work.attempt, work.from.0, upto.0)
-                    .await
-                    .at(&target.site, doing)?;
-            }
-        }
-        for work in work {
-            if let (Some(at), Some(last)) =
-                (self.chunks.get_mut(&work.attempt), work.portions.last())
-            {
-                at.position = last.commit_lsn;
-            }
-        }
-        Ok(())
-    }
-
-    /// Applies what was spooled while the chunk was copied; from then on it streams.
-    async fn drain(&mut self, attempt: Attempt, snapshot: Snapshot) -> Result<()> {
-        let route = Arc::clone(&self.route);
-        let (source, target) = (&route.source.site, &route.target);
-        let doing = "draining the spool";
-        let kept = self.session.kept();
-        loop {
-            let mut tx = transaction(&mut self.session, target, doing).await?;
-            self.offices
-                .arrivals
-                .hold(&tx)
-                .await
-                .at(&target.site, doing)?;
-            replica::assume(&tx).await.at(&target.site, doing)?;
-            let spooled = inbound::take_spooled(&tx, source, attempt, DRAIN)
-                .await
-                .at(&target.site, doing)?;
-            let last = spooled.len() < DRAIN as usize;
-            let mut changes = Vec::new();
-            for transaction in spooled {
-                if portion::came_after(&snapshot, transaction.xid) {
-                    let read = read_changes(&transaction.changes).map_err(postgres::Error::from);
-                    changes.extend(read.at(&target.site, doing)?);
-                }
-            }
-            apply_changes(&mut tx, &kept, &route, attempt, changes).await?;
-            if last {
-                inbound::set_state(&tx, source, attempt, "streaming")
-                    .await
-                    .at(&target.site, doing)?;
-            }
-            point("before-drained");
-            commit(tx, target, doing).await?;
-            point("after-drained");
-            if last {
-                break;
-            }
-        }
-        if let Some(at) = self.chunks.get_mut(&attempt) {
-            at.snapshot = Some(snapshot);
-        }
-        Ok(())
-    }
-}
-
-/// Applies `changes` for those of their users who are still arriving under `attempt`; users to whom one cannot be
-/// applied are recorded as spoilt.
-async fn apply_changes(
-    tx: &mut tokio_postgres::Transaction<'_>,
-    kept: &Kept,
-    route: &Route,
-    attempt: Attempt,
-    changes: Vec<Change>,
-) -> Result<()> {
-    if changes.is_empty() {
-        return Ok(());
-    }
-    let (source, target) = (&route.source.site, &route.target);
-    let doing = "applying changes";
-    let mut users: Vec<UserKey> = changes
-        .iter()
-        .map(|c| UserKey::from(c.user.as_str()))
-        .collect();
-    users.sort();
-    users.dedup();
-    let asked = Keeping::new(&*tx, kept);
-    let (held, spoilt) = tokio::join!(
-        biased;
-        records::hold_those(&asked, target.kind(), &users, "arriving", attempt),
-        inbound::spoilt(&asked, source, attempt),
-    );
-    let held: HashSet<UserKey> = held.at(&target.site, doing)?.into_iter().collect();
-    let mut out: HashSet<UserKey> = users
-        .into_iter()
-        .filter(|user| !held.contains(user))
-        .collect();
-    out.extend(
-        spoilt
-            .at(&target.site, doing)?
-            .into_iter()
-            .map(|(user, _)| user),
-    );
-    let newly = apply::apply(tx, kept, &target.schema, &changes, &out)
-        .await
-        .at(&target.site, doing)?;
-    for spoilt in newly {
-        inbound::spoil(
-            tx,
-            target.kind(),
-            source,
-            attempt,
-            &spoilt.user,
-            &spoilt.reason,
-        )
-        .await
-        .at(&target.site, doing)?;
-    }
-    Ok(())
 }
 
 fn postgres_error(error: tokio_postgres::Error) -> postgres::Error {

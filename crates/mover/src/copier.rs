@@ -18,10 +18,11 @@ use crate::desk::Desk;
 use crate::drive::Way;
 use crate::error::{At, Error, Result};
 use crate::event::Event;
+use crate::far::Seat;
 use crate::prepare::{Chunk, prepare};
 use crate::put_back;
 use crate::queue::{grouped, halves};
-use crate::route::Route;
+use crate::route::{Offices, Route};
 use crate::steer::Half;
 
 /// Who is to move.
@@ -48,16 +49,16 @@ const PAGE: u32 = 50_000;
 /// The sessions that rows stream through.
 struct Streams {
     reading: Session,
-    writing: Session,
+    writing: Seat,
 }
 
 // === impl Streams ===
 
 impl Streams {
-    async fn open(route: &Route) -> Result<Self> {
+    async fn open(route: &Route, offices: &Offices) -> Result<Self> {
         Ok(Self {
             reading: route.source.session("copy").await?,
-            writing: route.target.session("copy").await?,
+            writing: offices.seat("copy").await?,
         })
     }
 }
@@ -91,12 +92,9 @@ impl Copier<'_> {
         ready: mpsc::Sender<Ready>,
         aside: mpsc::UnboundedSender<(UserKey, String)>,
     ) -> Result<()> {
-        let (source, target) = (&self.way.route.source, &self.way.route.target);
-        let mut desk = Desk {
-            source: source.session("copier").await?,
-            target: target.session("copier").await?,
-        };
-        let mut streams = Streams::open(self.way.route).await?;
+        let (route, offices) = (self.way.route, self.way.offices);
+        let mut desk = Desk::open(route, offices, "copier").await?;
+        let mut streams = Streams::open(route, offices).await?;
         let bounds = &self.way.route.bounds;
         let mut pace = self.way.steering.pace();
         let mut pages = Pages::of(wanted);
@@ -166,14 +164,14 @@ impl Copier<'_> {
         let Way { route, offices, .. } = self.way;
         loop {
             self.way.leave(Half::Copying, Step::Copying).await?;
-            let ends = (&mut streams.reading, &mut streams.writing);
-            let outcome = copy_chunk(route, offices, ends, chunk, pace).await?;
+            let ends = (&mut streams.reading, &streams.writing);
+            let outcome = copy_chunk(route, ends, chunk, pace).await?;
             let outcome = match outcome {
                 Outcome::Copied { snapshot, copied } => return Ok(Ok((snapshot, copied))),
                 broken_off => broken_off,
             };
             // What was broken off leaves its streams unread: begin afresh.
-            *streams = Streams::open(route).await?;
+            *streams = Streams::open(route, offices).await?;
             if let Outcome::Unfit(reason) = outcome {
                 return Ok(Err(reason));
             }

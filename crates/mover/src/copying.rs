@@ -2,15 +2,17 @@
 
 use model::fault::point;
 use postgres::connect::Session;
+use postgres::copy;
 use postgres::pace::Pace;
 use postgres::snapshot::Snapshot;
-use postgres::{copy, delete, replica};
-use residency::{inbound, journal, records};
+use residency::journal;
+use tokio::sync::mpsc;
 
-use crate::desk::{commit, transaction};
+use crate::ask::{Answer, Ask};
 use crate::error::{At, Error, Result};
+use crate::far::{Pending, Seat};
 use crate::prepare::Chunk;
-use crate::route::{Offices, Route};
+use crate::route::Route;
 
 /// What came of copying.
 #[derive(Debug)]
@@ -28,15 +30,21 @@ pub enum Outcome {
     Stopped,
 }
 
+/// What the target said while it was still sent to, or the bytes that were sent.
+enum Sent {
+    All(u64),
+    Early(Answer),
+    Unread(postgres::Error),
+}
+
 /// Copies `chunk` with sessions of its own, which are of no further use unless it was copied.
 pub async fn copy_chunk(
     route: &Route,
-    offices: &Offices,
-    (source, target): (&mut Session, &mut Session),
+    (source, target): (&mut Session, &Seat),
     chunk: &Chunk,
     pace: &mut Pace,
 ) -> Result<Outcome> {
-    let (from, to) = (&route.source, &route.target);
+    let from = &route.source;
     let users = chunk.keys();
     let reader = copy::open(source, &from.schema, &users)
         .await
@@ -52,56 +60,82 @@ pub async fn copy_chunk(
         let reason = format!("a row of {table} belongs to another user too");
         return Ok(Outcome::Unfit(reason));
     }
-    let doing = "copying a chunk";
-    let tx = transaction(target, to, doing).await?;
-    offices.arrivals.hold(&tx).await.at(&to.site, doing)?;
-    let held = records::hold(&tx, to.kind(), &users, "arriving", chunk.attempt)
-        .await
-        .at(&to.site, doing)?;
-    if !held {
-        return Err(Error::StreamGone);
-    }
-    replica::assume(&tx).await.at(&to.site, doing)?;
-    if chunk.returning
-        && let Err(error) = delete::rows(&tx, &to.schema, &users).await
-    {
-        return unfit(error, route);
-    }
-    let copied = match reader
-        .copy(&from.schema, &tx, pace, route.bounds.row_max)
-        .await
-    {
-        Ok(copied) => copied,
-        Err(postgres::Error::Stopped) => return Ok(Outcome::Stopped),
-        Err(error) => return unfit(error, route),
+    let asked = Ask::Copy {
+        attempt: chunk.attempt,
+        users,
+        returning: chunk.returning,
     };
+    let mut taken = target.send(asked).await?;
+    let sent = send(route, &reader, target, &mut taken, pace).await?;
     let snapshot = reader.snapshot().clone();
-    reader.close().await.at(&from.site, doing)?;
-    let recorded = inbound::copied(
-        &tx,
-        &from.site,
-        chunk.attempt,
-        &snapshot.to_string(),
-        copied.rows,
-        copied.bytes,
-    )
-    .await
-    .at(&to.site, doing)?;
-    if !recorded {
-        return Err(Error::StreamGone);
-    }
-    point("before-copied");
-    commit(tx, to, doing).await?;
-    point("after-copied");
+    let (answer, bytes) = match sent {
+        Sent::All(bytes) => {
+            reader.close().await.at(&from.site, "copying a chunk")?;
+            let snapshot = snapshot.clone();
+            target.tell(Ask::Copied { snapshot, bytes }).await?;
+            (taken.await?, bytes)
+        }
+        Sent::Early(answer) => {
+            drop(reader);
+            (answer, 0)
+        }
+        Sent::Unread(postgres::Error::Stopped) => return Ok(Outcome::Stopped),
+        Sent::Unread(error) if error.is_about_rows() => {
+            return Ok(Outcome::Unfit(postgres::apply::reason(&error)));
+        }
+        Sent::Unread(error) => return Err(error).at(&from.site, "copying a chunk"),
+    };
+    let rows = match answer {
+        Answer::Written { rows } => rows,
+        Answer::Unfit(reason) => return Ok(Outcome::Unfit(reason)),
+        other => return Err(target.beside_the_point(&other)),
+    };
     journal::set_chunk(&**source, chunk.attempt, "copied")
         .await
-        .at(&from.site, doing)?;
+        .at(&from.site, "copying a chunk")?;
+    let copied = copy::Copied { rows, bytes };
     Ok(Outcome::Copied { snapshot, copied })
 }
 
-fn unfit(error: postgres::Error, route: &Route) -> Result<Outcome> {
-    if error.is_about_rows() {
-        return Ok(Outcome::Unfit(postgres::apply::reason(&error)));
-    }
-    Err(error).at(&route.target.site, "copying a chunk")
+/// Sends what `reader` reads, until all is sent or the target says that it does not want it.
+async fn send(
+    route: &Route,
+    reader: &copy::Reader<'_>,
+    target: &Seat,
+    taken: &mut Pending,
+    pace: &mut Pace,
+) -> Result<Sent> {
+    let (pieces, mut next) = mpsc::channel(1);
+    let reading = async {
+        let read = reader.read(&route.source.schema, &pieces, pace, route.bounds.row_max);
+        let read = read.await;
+        drop(pieces);
+        read
+    };
+    let sending = async {
+        let early = loop {
+            let Some(piece) = next.recv().await else {
+                break Ok(None);
+            };
+            tokio::select! {
+                biased;
+                early = &mut *taken => break early.map(Some),
+                told = target.tell(Ask::Copying(piece)) => match told {
+                    Ok(()) => {}
+                    // It says why.
+                    Err(Error::Left { .. }) => break (&mut *taken).await.map(Some),
+                    Err(error) => break Err(error),
+                },
+            }
+        };
+        // What is still read goes nowhere.
+        next.close();
+        early
+    };
+    let (read, sent) = tokio::join!(reading, sending);
+    Ok(match (sent?, read) {
+        (Some(answer), _) => Sent::Early(answer),
+        (None, Ok(bytes)) => Sent::All(bytes),
+        (None, Err(error)) => Sent::Unread(error),
+    })
 }

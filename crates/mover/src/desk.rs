@@ -3,14 +3,27 @@
 use postgres::connect::Session;
 
 use crate::error::{At, Result};
-use crate::route::End;
+use crate::far::Seat;
+use crate::route::{End, Offices, Route};
 
 /// The sessions that transitions go through.
 pub struct Desk {
     /// At the source.
     pub source: Session,
     /// At the target.
-    pub target: Session,
+    pub target: Seat,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// Opens both for `purpose`.
+    pub async fn open(route: &Route, offices: &Offices, purpose: &'static str) -> Result<Self> {
+        Ok(Self {
+            source: route.source.session(purpose).await?,
+            target: offices.seat(purpose).await?,
+        })
+    }
 }
 
 /// Begins a transaction at `end`.

@@ -17,6 +17,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::abort::{self, drop_idle_slot, give_up, take_offices};
 use crate::activity::Step;
+use crate::ask::Ask;
 use crate::bonds;
 use crate::both::both;
 use crate::catch_up::CatchUp;
@@ -101,10 +102,7 @@ async fn carry_out(
 ) -> Result<Report> {
     let (source, target) = (&route.source, &route.target);
     let (offices, _held) = take_offices(&route).await?;
-    let mut desk = Desk {
-        source: source.session("mover").await?,
-        target: target.session("mover").await?,
-    };
+    let mut desk = Desk::open(&route, &offices, "mover").await?;
     // Both before anything is written: a refusal, or a table that cannot be had, leaves nothing behind.
     policy::permit(&route, &desk).await?;
     rest::raise(&route, &mut desk).await?;
@@ -184,7 +182,8 @@ async fn begin(route: &Route, desk: &mut Desk, purpose: &Purpose) -> Result<(Mov
         .await
         .at(&source.site, doing)?;
     if !resumed {
-        let mut body = policy::transfer(route, source, &tx).await?;
+        let phase = route.phase.as_deref();
+        let mut body = policy::transfer(route.way(), phase, source, &tx).await?;
         body.insert("move".to_owned(), json!(row.id));
         body.insert("of".to_owned(), json!(row.of));
         entries::append(&tx, "move_begun", body.into(), &[])
@@ -220,9 +219,9 @@ async fn follow_and_carry(
         .collect();
     let catch_up = CatchUp::start(
         Arc::clone(route),
-        offices.clone(),
+        offices,
         &stream,
-        shapes.source.clone(),
+        shapes.source().clone(),
         followed,
     )
     .await?;
@@ -259,7 +258,7 @@ async fn follow_and_carry(
     };
     match outcome {
         Ok(()) => Ok(()),
-        Err(error) => Err(shapes.cause(route, error).await),
+        Err(error) => Err(shapes.cause(route, offices, error).await),
     }
 }
 
@@ -270,15 +269,11 @@ async fn bring_references(route: &Route, desk: &mut Desk) -> Result<()> {
         return Ok(());
     }
     let doing = "copying reference tables";
-    references::bring(&desk.source, &mut desk.target, &source.schema)
-        .await
-        .at(&target.site, doing)?;
+    send_references(source, desk).await?;
     let here = reference_digest(&desk.source, &source.schema)
         .await
         .at(&source.site, doing)?;
-    let there = reference_digest(&desk.target, &target.schema)
-        .await
-        .at(&target.site, doing)?;
+    let there = desk.target.reference_digests().await?;
     let differs = |name: &&model::table::TableName| here.get(*name) != there.get(*name);
     match source.schema.references_copied.iter().find(differs) {
         Some(table) => Err(Error::ReferenceDiffers {
@@ -287,6 +282,22 @@ async fn bring_references(route: &Route, desk: &mut Desk) -> Result<()> {
         }),
         None => Ok(()),
     }
+}
+
+async fn send_references(source: &End, desk: &Desk) -> Result<()> {
+    let (pieces, mut next) = mpsc::channel(1);
+    let reading = async {
+        let read = references::read(&desk.source, &source.schema, &pieces).await;
+        drop(pieces);
+        read.at(&source.site, "copying reference tables")
+    };
+    let sending = async {
+        while let Some(piece) = next.recv().await {
+            desk.target.tell(Ask::References(piece)).await?;
+        }
+        desk.target.referred().await
+    };
+    tokio::try_join!(reading, sending).map(drop)
 }
 
 /// Gives up the chunks of other moves that are not to go on: those moves begin them anew when they may.
@@ -347,6 +358,8 @@ pub(crate) fn ends_the_attempts(error: &Error) -> bool {
         | Error::Behind { .. }
         | Error::ReferenceDiffers { .. }
         | Error::StreamGone
+        | Error::Left { .. }
+        | Error::Disorder { .. }
         | Error::Aborted { .. }
         | Error::InDoubt { .. }
         | Error::Ledger { .. }
@@ -438,7 +451,7 @@ impl Run<'_> {
         wanted: Wanted,
     ) -> Result<()> {
         let mut again = Vec::new();
-        let mut lanes = Lane::open_all(self.way.route).await?;
+        let mut lanes = Lane::open_all(self.way.route, self.way.offices).await?;
         for survivor in survivors {
             self.way.leave(Half::Handing, Step::CatchingUp).await?;
             let ready = self.revive(desk, survivor).await?;

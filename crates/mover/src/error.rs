@@ -114,6 +114,18 @@ pub enum Error {
         /// The move.
         id: MoveId,
     },
+    /// Nobody serves the move at the target any more.
+    #[error("nobody at {site} serves the move any more")]
+    Left {
+        /// The target.
+        site: SiteName,
+    },
+    /// The other half said what does not belong here.
+    #[error("{site} said what does not follow from what was said before")]
+    Disorder {
+        /// The other half's site.
+        site: SiteName,
+    },
     /// The task that follows the stream has ended.
     #[error("the change stream is no longer followed")]
     StreamGone,

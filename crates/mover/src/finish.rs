@@ -1,7 +1,7 @@
 //! Ends a chunk whose users have all gone or been taken out.
 
 use model::Attempt;
-use residency::{inbound, journal};
+use residency::journal;
 
 use crate::desk::Desk;
 use crate::error::{At, Result};
@@ -22,9 +22,7 @@ pub async fn finish_chunk(
     if !left.is_empty() {
         return put_back::cancel(route, offices, desk, attempt).await;
     }
-    inbound::set_state(&*desk.target, source, attempt, "finished")
-        .await
-        .at(target, "ending a chunk")?;
+    desk.target.finish(attempt).await?;
     journal::set_chunk(&*desk.source, attempt, "finished")
         .await
         .at(source, "ending a chunk")

@@ -1,5 +1,6 @@
 //! The source's side of a handoff: fence, offer, digest, and what follows from the target's answer.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use handoff::decision::Decision;
@@ -19,12 +20,15 @@ use residency::records::{self, Change};
 use residency::{entries, fence};
 use serde_json::{Map, Value, json};
 
-use crate::accept::{self, Offer, Word, in_doubt, make_durable};
+use crate::ask::Read;
 use crate::catch_up::CatchUp;
 use crate::desk::{Desk, commit, transaction};
+use crate::durable::make_durable;
 use crate::error::{At, Error, Result};
-use crate::prepare::guarded;
+use crate::far::Verdict;
+use crate::prepare::Aside;
 use crate::put_back;
+use crate::rest;
 use crate::route::{End, Offices, Route};
 use crate::shapes::{Shapes, unchanged};
 
@@ -51,6 +55,8 @@ pub enum Outcome {
     },
     /// Nothing was closed: come again later.
     NotYet(&'static str),
+    /// Nothing was closed: a change could not be applied to these users, for these reasons.
+    Spoilt(Aside),
     /// Nothing was closed: the change stream is so far behind that the batch would be closed for too long.
     Behind,
     /// A user's record does not allow the fence: another process changed it.
@@ -87,20 +93,24 @@ impl Hands<'_> {
         users: &[UserKey],
     ) -> Result<Outcome> {
         let (route, source) = (self.route, &self.route.source);
-        let target = &route.target;
-        let (kept_here, kept_there) = (self.desk.source.kept(), self.desk.target.kept());
+        let kept_here = self.desk.source.kept();
         let kept = self.reader.kept();
         let asked = Keeping::new(&*self.desk.source, &kept_here);
         // All before anybody is closed, and all at once: none of these waits for another. What the digests will ask is
         // prepared here too.
-        let (near, same, stands, batch, reader, reader_there) = tokio::join!(
+        let (near, same, stands, ready, batch, reader) = tokio::join!(
             self.caught_up(),
-            self.shapes.look_again(route, self.desk),
-            guarded(route, self.desk),
+            self.shapes.look_again_here(route, &self.desk.source),
+            rest::guarded(source, &self.desk.source),
+            self.desk.target.ready(attempt),
             journal::new_batch(&asked, id),
             verify::Reader::prepare(&**self.reader, &kept, &source.schema),
-            verify::Reader::prepare(&*self.desk.target, &kept_there, &target.schema),
         );
+        let mut spoilt = ready?;
+        spoilt.retain(|(user, _)| users.contains(user));
+        if !spoilt.is_empty() {
+            return Ok(Outcome::Spoilt(spoilt));
+        }
         if !near? {
             return Ok(Outcome::Behind);
         }
@@ -108,8 +118,6 @@ impl Hands<'_> {
         stands?;
         let batch = batch.at(&source.site, "numbering a batch")?;
         let reader = reader.at(&source.site, "preparing to verify a batch")?;
-        reader_there.at(&target.site, "preparing to verify a batch")?;
-        let reached = self.catch_up.fence(&batch)?;
         route.door.close(&batch, users).await?;
         let started = Instant::now();
         point("before-fence");
@@ -150,94 +158,42 @@ impl Hands<'_> {
             attempt,
             users: epochs(&fenced.residents),
         };
-        let read = {
-            let Desk {
-                source: here,
-                target: there,
-            } = &mut *self.desk;
-            let offer = offer(route, self.offices, here, &batch, users);
-            let offer = told("offered", started, offer);
-            let digest = digest(
-                route,
-                self.reader,
-                &reader,
-                users,
-                self.key,
-                &self.shapes.source,
-            );
-            let digest = told("read at the source", started, digest);
-            let manifests = route.manifests.digest(&source.site, users);
-            // The target reads beside the source: once the stream has passed the fence, neither's rows change any more,
-            // and neither's reading depends on what the other finds.
-            let looked = async {
-                let (tx, reached) = tokio::join!(
-                    transaction(there, target, "accepting a batch"),
-                    told(
-                        "drained",
-                        started,
-                        tokio::time::timeout(route.bounds.pause_max, reached),
-                    ),
-                );
-                match (reached, tx) {
-                    (Ok(Ok(())), Ok(tx)) => Some(Ok(accept::look(
-                        route,
-                        self.offices,
-                        tx,
-                        &kept_there,
-                        &handoff,
-                        self.key,
-                        &self.shapes.target,
-                    )
-                    .await)),
-                    (Ok(Ok(())), Err(error)) => Some(Ok(Err(error))),
-                    (Ok(Err(_)), _) => Some(Err(Error::StreamGone)),
-                    // Offered: only the target's word reopens the batch.
-                    (Err(_), _) => None,
-                }
-            };
-            let looked = told("looked at the target", started, looked);
-            let (offered, looked, digest, manifests) =
-                tokio::join!(offer, looked, digest, manifests);
-            offered?;
-            match looked.transpose()? {
-                None => None,
-                Some(looked) => {
-                    let offer = Offer {
-                        handoff,
-                        digest: digest?,
-                        manifests: manifests?,
-                    };
-                    let word = match looked {
-                        Ok(looked) => looked.judge(route, &offer, self.key).await,
-                        Err(error) => Err(error),
-                    };
-                    Some((offer, word))
-                }
-            }
+        // The target reads beside the source: once the stream has passed the fence, neither's rows change any more, and
+        // neither's reading depends on what the other finds. So the first word goes before ours is read, and the second is
+        // the last that has to arrive.
+        let looking = self.desk.target.look(handoff.clone(), self.key);
+        let offer = offer(route, self.offices, &mut self.desk.source, &batch, users);
+        let digest = digest(
+            route,
+            self.reader,
+            &reader,
+            users,
+            self.key,
+            self.shapes.source(),
+        );
+        let (looking, offered, digest, manifests) = tokio::join!(
+            looking,
+            told("offered", started, offer),
+            told("read at the source", started, digest),
+            route.manifests.digest(&source.site, users),
+        );
+        offered?;
+        looking?;
+        let read = Read {
+            digest: digest?,
+            manifests: manifests?,
         };
-        tracing::debug!(after = ?started.elapsed(), "judged");
-        let (decision, stored, rows) = match read {
-            Some((offer, word)) => {
-                let decision = self.answer(&offer, word).await?;
-                (decision, Some(offer.stored()), offer.digest.rows())
-            }
-            None => {
-                let decision =
-                    accept::ask(route, self.offices, &mut self.desk.target, &batch, users)
-                        .await
-                        .map_err(|error| in_doubt(route, &batch, error))?;
-                (decision, None, 0)
-            }
-        };
+        let (rows, stored) = (read.digest.rows(), read.stored());
+        let decision = self.answer(&handoff, read).await?;
         let pause = started.elapsed();
         tracing::debug!(%batch, fence = ?fenced.took, ?pause, "handed off");
         let departure = Departure {
             batch: &batch,
             r#move: id,
             attempt,
-            users: &epochs(&fenced.residents),
+            users: &handoff.users,
             rows,
-            digest: stored.as_ref(),
+            digest: Some(&stored),
             pause: Some(pause),
         };
         settle(route, self.offices, self.desk, &departure, &decision).await?;
@@ -272,44 +228,70 @@ impl Hands<'_> {
         }
     }
 
-    /// The target's word on the offer, made durable. Where its transaction failed, it is asked what became of it.
-    async fn answer(&mut self, offer: &Offer, word: Result<Word>) -> Result<Decision> {
-        let route = self.route;
-        let target = &mut self.desk.target;
-        let first = match word {
-            Ok(word) => accept::answer_with(route, self.offices, target, offer, word).await,
-            Err(error) => Err(error),
+    /// The target's decision on the offer, durable. Where its answer was lost, it is asked what became of it.
+    async fn answer(&mut self, handoff: &Handoff, read: Read) -> Result<Decision> {
+        let (batch, users) = (&handoff.batch, users_of(handoff));
+        let judged = match self.desk.target.judge(read).await {
+            Ok(Verdict::Differs) => {
+                let each = self.each(&users).await?;
+                self.desk.target.each(each).await
+            }
+            judged => judged,
         };
-        let mut failure = match first {
-            Ok(decision) => return Ok(decision),
+        let mut failure = match judged {
+            Ok(Verdict::Decided(decision)) => return Ok(decision),
+            // Offered: only the target's word reopens the batch.
+            Ok(Verdict::Undrained) => match self.desk.target.became(batch, &users).await {
+                Ok(decision) => return Ok(decision),
+                Err(failure) => failure,
+            },
+            Ok(Verdict::Differs) => Error::Disorder {
+                site: self.route.target.site.clone(),
+            },
             // Nothing was decided: giving the attempts up asks for a refusal.
             Err(changed @ Error::SchemaChanged { .. }) => return Err(changed),
             Err(failure) => failure,
         };
-        let users = accept::users_of(&offer.handoff);
         for attempt in 0..ASK_ATTEMPTS {
-            tracing::warn!(batch = %offer.handoff.batch, "the target's answer was lost; asking");
+            tracing::warn!(%batch, "the target's answer was lost; asking");
             tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
-            match route.target.session("ask").await {
-                Ok(session) => self.desk.target = session,
+            match self.offices.seat("ask").await {
+                Ok(seat) => self.desk.target = seat,
                 Err(error) => {
                     failure = error;
                     continue;
                 }
             }
-            let asked = accept::ask(
-                route,
-                self.offices,
-                &mut self.desk.target,
-                &offer.handoff.batch,
-                &users,
-            );
-            match asked.await {
+            match self.desk.target.became(batch, &users).await {
                 Ok(decision) => return Ok(decision),
                 Err(error) => failure = error,
             }
         }
-        Err(in_doubt(route, &offer.handoff.batch, failure))
+        Err(in_doubt(self.route, batch, failure))
+    }
+
+    /// The digest of each of `users`: the whole differs at the target.
+    async fn each(&mut self, users: &[UserKey]) -> Result<BTreeMap<UserKey, BatchDigest>> {
+        let source = &self.route.source;
+        let doing = "finding the rows that differ";
+        let tx = transaction(self.reader, source, doing).await?;
+        verify::digest_each(&tx, &source.schema, users, self.key)
+            .await
+            .at(&source.site, doing)
+    }
+}
+
+fn users_of(handoff: &Handoff) -> Vec<UserKey> {
+    let users = handoff.users.iter();
+    users.map(|(user, _)| user.clone()).collect()
+}
+
+/// The error of a batch whose answer could not be had.
+fn in_doubt(route: &Route, batch: &BatchId, source: Error) -> Error {
+    Error::InDoubt {
+        batch: batch.clone(),
+        site: route.target.site.clone(),
+        source: Box::new(source),
     }
 }
 
@@ -472,7 +454,7 @@ pub async fn settle(
     point("after-departed");
     if let Decision::Refused { named, .. } = decision {
         let named: Vec<UserKey> = named.iter().map(|(user, _)| user.clone()).collect();
-        put_back::clear(route, offices, desk, &named, departure.attempt).await?;
+        put_back::clear(desk, named, departure.attempt).await?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::error::{At, Error, Result};
 use crate::event::Event;
 use crate::finish::finish_chunk;
 use crate::hand_off::Outcome;
-use crate::lane::{Lane, Went};
+use crate::lane::Lane;
 use crate::portion::{AGAIN_HANDS, AGAIN_LARGE};
 use crate::prepare::Aside;
 use crate::put_back;
@@ -77,7 +77,10 @@ impl Run<'_> {
             };
             lanes.push(lane);
             let followed = match went {
-                Ok(went) => self.follow(desk, &chunk, batch, went, &mut passage).await,
+                Ok(outcome) => {
+                    self.follow(desk, &chunk, batch, outcome, &mut passage)
+                        .await
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = followed {
@@ -115,23 +118,11 @@ impl Run<'_> {
         desk: &mut Desk,
         chunk: &Ready,
         batch: Waiting,
-        went: Went,
+        outcome: Outcome,
         passage: &mut Passage,
     ) -> Result<()> {
         let Waiting { users, tries } = batch;
-        let outcome = match went {
-            Went::Tried(outcome) => outcome,
-            Went::Spoilt(spoilt) => {
-                let out: Vec<UserKey> = spoilt.iter().map(|(user, _)| user.clone()).collect();
-                self.take_out(desk, &out, chunk).await?;
-                for (user, reason) in spoilt {
-                    self.aside_or_again(desk, user, reason, passage).await?;
-                }
-                passage.queue.at_once(without(users, &out));
-                return Ok(());
-            }
-        };
-        if !matches!(outcome, Outcome::Behind) {
+        if !matches!(outcome, Outcome::Behind | Outcome::Spoilt(_)) {
             passage.behind_since = None;
             self.way.steering.behind(None);
         }
@@ -144,7 +135,7 @@ impl Run<'_> {
             Outcome::Departed { .. } | Outcome::Refused { .. } => {
                 self.way.steering.fence_over();
             }
-            Outcome::Behind | Outcome::Unfit(..) => {}
+            Outcome::Behind | Outcome::Unfit(..) | Outcome::Spoilt(_) => {}
         }
         match outcome {
             Outcome::Departed {
@@ -200,6 +191,14 @@ impl Run<'_> {
                     });
                 }
                 passage.queue.at_once(users);
+            }
+            Outcome::Spoilt(spoilt) => {
+                let out: Vec<UserKey> = spoilt.iter().map(|(user, _)| user.clone()).collect();
+                self.take_out(desk, &out, chunk).await?;
+                for (user, reason) in spoilt {
+                    self.aside_or_again(desk, user, reason, passage).await?;
+                }
+                passage.queue.at_once(without(users, &out));
             }
             Outcome::Unfit(user, reason) => {
                 let out = [user];

@@ -8,11 +8,10 @@ use postgres::digest::DigestKey;
 use crate::copier::Ready;
 use crate::desk::Desk;
 use crate::drive::Way;
-use crate::error::{At, Result};
+use crate::error::Result;
 use crate::hand_off::{Hands, Outcome};
-use crate::prepare::Aside;
 use crate::queue::Waiting;
-use crate::route::Route;
+use crate::route::{Offices, Route};
 
 /// The sessions of one lane.
 pub(crate) struct Lane {
@@ -21,19 +20,11 @@ pub(crate) struct Lane {
     reader: Session,
 }
 
-/// What became of a batch.
-pub(crate) enum Went {
-    /// It was tried.
-    Tried(Outcome),
-    /// Nothing was closed: a change could not be applied to these of its users.
-    Spoilt(Aside),
-}
-
 // === impl Lane ===
 
 impl Lane {
     /// Opens as many as batches may go side by side.
-    pub(crate) async fn open_all(route: &Route) -> Result<Vec<Self>> {
+    pub(crate) async fn open_all(route: &Route, offices: &Offices) -> Result<Vec<Self>> {
         let together = match is_held() {
             true => 1,
             false => route.bounds.batches_together.max(1),
@@ -41,10 +32,7 @@ impl Lane {
         let mut lanes = Vec::new();
         for _ in 0..together {
             lanes.push(Self {
-                desk: Desk {
-                    source: route.source.session("mover").await?,
-                    target: route.target.session("mover").await?,
-                },
+                desk: Desk::open(route, offices, "mover").await?,
                 reader: route.source.session("verify").await?,
             });
         }
@@ -58,7 +46,7 @@ impl Lane {
         key: &DigestKey,
         chunk: &Ready,
         batch: Waiting,
-    ) -> (Self, Waiting, Result<Went>) {
+    ) -> (Self, Waiting, Result<Outcome>) {
         let went = self.go(way, key, chunk, &batch.users).await;
         (self, batch, went)
     }
@@ -69,11 +57,7 @@ impl Lane {
         key: &DigestKey,
         chunk: &Ready,
         users: &[UserKey],
-    ) -> Result<Went> {
-        let spoilt = self.spoilt(way.route, chunk, users).await?;
-        if !spoilt.is_empty() {
-            return Ok(Went::Spoilt(spoilt));
-        }
+    ) -> Result<Outcome> {
         let mut hands = Hands {
             route: way.route,
             offices: way.offices,
@@ -83,17 +67,6 @@ impl Lane {
             shapes: way.shapes,
             key,
         };
-        let outcome = hands.hand_off(&chunk.id, chunk.attempt, users).await?;
-        Ok(Went::Tried(outcome))
-    }
-
-    /// Those of `users` to whom a change could not be applied.
-    async fn spoilt(&self, route: &Route, chunk: &Ready, users: &[UserKey]) -> Result<Aside> {
-        let (source, target) = (&route.source.site, &route.target.site);
-        let mut spoilt = residency::inbound::spoilt(&*self.desk.target, source, chunk.attempt)
-            .await
-            .at(target, "reading changes that could not be applied")?;
-        spoilt.retain(|(user, _)| users.contains(user));
-        Ok(spoilt)
+        hands.hand_off(&chunk.id, chunk.attempt, users).await
     }
 }

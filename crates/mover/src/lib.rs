@@ -6,8 +6,8 @@
 //! go, [`finish`], and later [`erase`]. [`shapes`] watches over the tables all the while, and [`rest`] lets the guard rest where nobody moves. `steer` pauses, slows and ends a move that runs; [`abort`] ends one that nobody carries. [`seal`] puts what happened into the sites' ledgers.
 
 pub mod abort;
-pub mod accept;
 pub mod activity;
+pub mod ask;
 mod bonds;
 mod both;
 pub mod catch_up;
@@ -15,12 +15,15 @@ mod copier;
 pub mod copying;
 pub mod desk;
 pub mod drive;
+mod durable;
 pub mod erase;
 mod error;
 pub mod event;
+pub mod far;
 pub mod finish;
 pub mod hand_off;
 mod hand_over;
+pub mod host;
 mod lane;
 mod policy;
 mod portion;

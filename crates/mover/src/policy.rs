@@ -1,16 +1,20 @@
 //! The policy, asked at both ends: each by its own copy, before anything is read at the one or let in at the other.
 
-use model::{SiteName, UserKey};
+use model::{ServiceName, SiteName, UserKey};
 use postgres::barred::{Terms, barred};
 use postgres::connect::Session;
 use residency::entries;
-use residency::policy::{self, Refusal};
+use residency::policy::{self, Refusal, Standing};
 use serde_json::{Map, Value, json};
 
+use crate::ask::Call;
 use crate::desk::Desk;
 use crate::error::{At, Error, Result};
 use crate::prepare::{Aside, Counted};
 use crate::route::{End, Route};
+
+/// A service, and from where to where.
+type Way<'a> = (&'a ServiceName, &'a SiteName, &'a SiteName);
 
 /// Makes sure that both ends have the same policy, and that its basis for the phase holds at both.
 ///
@@ -20,43 +24,68 @@ pub(crate) async fn permit(route: &Route, desk: &Desk) -> Result<()> {
     let Some(phase) = &route.phase else {
         return Ok(()); // taken back under the basis under which it went: docs/decisions/0010
     };
-    let mut first: Option<(&SiteName, String)> = None;
-    for (end, session) in [(&route.source, &desk.source), (&route.target, &desk.target)] {
-        let standing = policy::standing(&**session, phase)
-            .await
-            .at(&end.site, "reading the policy")?;
-        let permitted = match &standing {
-            None => Err(Refusal::None),
-            Some(standing) => {
-                let same = match &first {
-                    Some((site, version)) => standing.same(site.as_str(), version),
-                    None => Ok(()),
-                };
-                same.and_then(|()| standing.permit(phase).map(drop))
-            }
-        };
-        if let Err(refusal) = permitted {
-            return Err(refuse(route, end, session, phase, refusal).await?);
-        }
-        first = standing.map(|standing| (&end.site, standing.version));
+    let end = &route.source;
+    let standing = standing(end, &desk.source, phase).await?;
+    match standing.and_then(|standing| standing.permit(phase).map(|_| standing.version.clone())) {
+        Ok(version) => desk.target.permit(version).await,
+        Err(refusal) => Err(refuse(route.way(), end, &desk.source, phase, refusal).await?),
     }
-    Ok(())
+}
+
+/// The target's part: its own copy permits the move, and is of the `version` that the caller says his is.
+///
+/// # Errors
+/// As [`permit`].
+pub(crate) async fn permit_arrivals(
+    call: &Call,
+    end: &End,
+    session: &Session,
+    version: &str,
+) -> Result<()> {
+    let Some(phase) = &call.phase else {
+        return Ok(());
+    };
+    let standing = standing(end, session, phase).await?;
+    let permitted = standing.and_then(|standing| {
+        standing.same(call.from.as_str(), version)?;
+        standing.permit(phase).map(drop)
+    });
+    match permitted {
+        Ok(()) => Ok(()),
+        Err(refusal) => {
+            let way = (&call.service, &call.from, &end.site);
+            Err(refuse(way, end, session, phase, refusal).await?)
+        }
+    }
+}
+
+/// What the copy of `end` says of `phase`.
+async fn standing(
+    end: &End,
+    session: &Session,
+    phase: &str,
+) -> Result<std::result::Result<Standing, Refusal>> {
+    let standing = policy::standing(&**session, phase)
+        .await
+        .at(&end.site, "reading the policy")?;
+    Ok(standing.ok_or(Refusal::None))
 }
 
 /// What an entry says of what permits a transfer, by the copy of `end`.
 pub(crate) async fn transfer(
-    route: &Route,
+    (service, from, to): Way<'_>,
+    phase: Option<&str>,
     end: &End,
     tx: &tokio_postgres::Transaction<'_>,
 ) -> Result<Map<String, Value>> {
-    let standing = match &route.phase {
+    let standing = match phase {
         Some(phase) => policy::standing(tx, phase)
             .await
             .at(&end.site, "reading the policy")?,
         None => None,
     };
     let said = json!({
-        "service": route.service, "from": route.source.site, "to": route.target.site, "phase": route.phase,
+        "service": service, "from": from, "to": to, "phase": phase,
         "basis": standing.and_then(|standing| standing.basis),
     });
     match said {
@@ -66,15 +95,14 @@ pub(crate) async fn transfer(
 }
 
 async fn refuse(
-    route: &Route,
+    (service, from, to): Way<'_>,
     end: &End,
     session: &Session,
     phase: &str,
     refusal: Refusal,
 ) -> Result<Error> {
     let body = json!({
-        "service": route.service, "from": route.source.site, "to": route.target.site, "phase": phase,
-        "why": refusal.to_string(),
+        "service": service, "from": from, "to": to, "phase": phase, "why": refusal.to_string(),
     });
     entries::append(&**session, "policy_refused", body, &[])
         .await

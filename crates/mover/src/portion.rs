@@ -10,6 +10,7 @@ use model::{Attempt, UserKey};
 use postgres::lsn::Lsn;
 use postgres::snapshot::Snapshot;
 use postgres::transaction::{Change, Enrolled, Transaction};
+use serde::{Deserialize, Serialize};
 
 /// Reason of a user whose row changed owner while he moved: he goes again with a fresh copy.
 pub const AGAIN_HANDS: &str = "a row changed owner while the user moved";
@@ -26,9 +27,11 @@ pub struct Progress {
 }
 
 /// What one attempt gets.
-#[derive(Debug)]
-pub(crate) struct Work {
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Work {
     pub(crate) attempt: Attempt,
+    /// Whether its copy is not complete yet: then this goes to its spool.
+    pub(crate) copying: bool,
     /// The position at which the attempt must still stand.
     pub(crate) from: Lsn,
     /// In stream order, none of them empty.
@@ -36,10 +39,11 @@ pub(crate) struct Work {
 }
 
 /// What one attempt gets from one transaction.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Portion {
     pub(crate) xid: u32,
     pub(crate) commit_lsn: Lsn,
+    #[serde(with = "as_spooled")]
     pub(crate) changes: Vec<Change>,
     /// Users who need a fresh copy, with the reason.
     pub(crate) spoil: Vec<(UserKey, String)>,
@@ -80,6 +84,7 @@ pub(crate) fn sort(chunks: &HashMap<Attempt, Progress>, transactions: &[Transact
             portion.commit_lsn = transaction.commit_lsn;
             let entry = work.entry(attempt).or_insert(Work {
                 attempt,
+                copying: chunks[&attempt].snapshot.is_none(),
                 from: chunks[&attempt].position,
                 portions: Vec::new(),
             });
@@ -126,6 +131,22 @@ impl Work {
     /// The position at which the attempt stands once this is done.
     pub(crate) fn upto(&self) -> Lsn {
         self.portions.last().map_or(self.from, |p| p.commit_lsn)
+    }
+}
+
+/// Changes between two sites, in the form that they have in a spool.
+mod as_spooled {
+    use postgres::transaction::{Change, read_changes, write_changes};
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(changes: &[Change], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(&write_changes(changes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Change>, D::Error> {
+        let bytes = bytes::Bytes::deserialize(from)?;
+        read_changes(&bytes).map_err(D::Error::custom)
     }
 }
 

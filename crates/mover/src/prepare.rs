@@ -9,8 +9,7 @@ use model::{Attempt, UserKey};
 use postgres::lsn::Lsn;
 use residency::journal::{self, ChunkRow};
 use residency::records::{self, Change};
-use residency::{barrier, entries, guard, inbound, watch};
-use serde_json::json;
+use residency::{barrier, guard};
 
 use crate::desk::{Desk, commit, transaction};
 use crate::drive::Way;
@@ -19,8 +18,8 @@ use crate::event;
 use crate::policy;
 use crate::portion::Progress;
 use crate::put_back;
-use crate::rest;
-use crate::route::{End, Offices, Route};
+use crate::rest::{self, Footing};
+use crate::route::{Offices, Route};
 
 /// Users copied together under one snapshot.
 #[derive(Clone, Debug)]
@@ -39,9 +38,6 @@ impl Chunk {
         self.users.iter().map(|(user, _)| user.clone()).collect()
     }
 }
-
-/// How often an enrolment or a beginning is begun anew because the guard was taken off, or a table changed, just then.
-const FOOTINGS: u32 = 20;
 
 /// Users who cannot take part, with the reason.
 pub type Aside = Vec<(UserKey, String)>;
@@ -68,13 +64,11 @@ pub(crate) async fn prepare(
     point("after-raise");
     for group in groups {
         let group = policy::without_barred(route, desk, group, &mut aside).await?;
-        let floor = inbound::highest_attempt(&*desk.target)
-            .await
-            .at(&route.target.site, "numbering an attempt")?;
+        let floor = desk.target.highest_attempt().await?;
         let attempt = journal::new_attempt(&*desk.source, floor)
             .await
             .at(&route.source.site, "numbering an attempt")?;
-        let begun = begin(route, offices, desk, attempt, slot, group, &mut aside).await?;
+        let begun = begin(desk, attempt, slot, group, &mut aside).await?;
         let Some((users, returning)) = begun else {
             continue;
         };
@@ -100,7 +94,7 @@ pub(crate) async fn prepare(
         let kept: HashSet<&UserKey> = enrolled.iter().map(|(user, _)| user).collect();
         let left = known.into_iter().filter(|user| !kept.contains(user));
         let left: Vec<UserKey> = left.collect();
-        put_back::clear(route, offices, desk, &left, attempt).await?;
+        put_back::clear(desk, left, attempt).await?;
         enrolment = enrolment.max(xid);
         chunks.push(Chunk {
             attempt,
@@ -134,69 +128,21 @@ pub(crate) type Counted = Vec<(UserKey, u64)>;
 
 /// `arriving` at the target. Users whose records there do not allow it are put into `aside`; `None` if none is left.
 async fn begin(
-    route: &Route,
-    offices: &Offices,
-    desk: &mut Desk,
+    desk: &Desk,
     attempt: Attempt,
     slot: &str,
     mut users: Counted,
     aside: &mut Aside,
 ) -> Result<Option<(Counted, bool)>> {
-    let (source, target) = (&route.source.site, &route.target);
-    let doing = "making ready for an attempt";
-    let mut footings = 0;
-    loop {
-        if users.is_empty() {
-            return Ok(None);
-        }
-        let tx = transaction(&mut desk.target, target, doing).await?;
-        offices.arrivals.hold(&tx).await.at(&target.site, doing)?;
-        if !stands(&tx, target).await? {
-            drop(tx);
-            again(route, desk, &mut footings).await?;
-            continue;
-        }
-        let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
-        let before = records::look(&tx, target.kind(), &keys)
-            .await
-            .at(&target.site, doing)?;
-        let returning = before.iter().any(Option::is_some);
-        let changes: Vec<Change> = keys
-            .into_iter()
-            .map(|user| Change {
-                user,
-                event: Event::Begin {
-                    from: source.clone(),
-                    attempt,
-                },
-            })
-            .collect();
-        match records::change(&tx, target.kind(), &changes, None).await {
-            Ok(_) => {
-                inbound::begin(&tx, source, attempt, slot)
-                    .await
-                    .at(&target.site, doing)?;
-                let mut body = policy::transfer(route, target, &tx).await?;
-                body.insert("attempt".to_owned(), json!(attempt));
-                body.insert("count".to_owned(), json!(users.len()));
-                entries::append(&tx, "arriving", body.into(), &[])
-                    .await
-                    .at(&target.site, doing)?;
-                point("before-begin");
-                commit(tx, target, doing).await?;
-                point("after-begin");
-                return Ok(Some((users, returning)));
-            }
-            Err(residency::Error::Illegal {
-                user,
-                source: illegal,
-            }) => {
-                users.retain(|(other, _)| *other != user);
-                aside.push((user, format!("at {}: {illegal}", target.site)));
-            }
-            Err(error) => return Err(error).at(&target.site, doing),
-        }
+    if users.is_empty() {
+        return Ok(None);
     }
+    let keys = users.iter().map(|(user, _)| user.clone()).collect();
+    let (refused, returning) = desk.target.begin(attempt, slot, keys).await?;
+    let out: HashSet<&UserKey> = refused.iter().map(|(user, _)| user).collect();
+    users.retain(|(user, _)| !out.contains(user));
+    aside.extend(refused);
+    Ok((!users.is_empty()).then_some((users, returning)))
 }
 
 /// How many records one statement writes at enrolment: bounds its memory.
@@ -214,13 +160,14 @@ async fn enrol(
 ) -> Result<(i64, Counted)> {
     let source = &route.source;
     let doing = "enrolling users";
-    let mut footings = 0;
+    let mut footing = Footing::default();
     loop {
         let tx = transaction(&mut desk.source, source, doing).await?;
         offices.departures.hold(&tx).await.at(&source.site, doing)?;
-        if !stands(&tx, source).await? {
+        if !rest::stands(&tx, source).await? {
             drop(tx);
-            again(route, desk, &mut footings).await?;
+            let patience = route.bounds.barrier_patience;
+            footing.again(source, &mut desk.source, patience).await?;
             continue;
         }
         let mut refused = None;
@@ -266,43 +213,6 @@ async fn enrol(
         commit(tx, source, doing).await?;
         return Ok((xid, users));
     }
-}
-
-/// Whether the guard stands at `end`, and stays until `tx` ends: [`residency::rest::stands`].
-async fn stands(tx: &tokio_postgres::Transaction<'_>, end: &End) -> Result<bool> {
-    residency::rest::stands(tx, &end.schema)
-        .await
-        .at(&end.site, "looking whether the guard stands and stays")
-}
-
-/// Another move's end took the guard off in between, or somebody changes a table: puts it on again, within a bound.
-async fn again(route: &Route, desk: &mut Desk, footings: &mut u32) -> Result<()> {
-    *footings += 1;
-    if *footings > FOOTINGS {
-        let tables = vec!["some table, which others lock or change all the time".to_owned()];
-        let site = route.source.site.clone();
-        return Err(Error::Unguarded { site, tables });
-    }
-    rest::raise(route, desk).await
-}
-
-/// Makes sure that the guard stands on every table at both ends: whoever took it off closes moves.
-pub(crate) async fn guarded(route: &Route, desk: &Desk) -> Result<()> {
-    let (source, target) = (&route.source, &route.target);
-    let (here, there) = tokio::join!(
-        watch::unguarded(&*desk.source, &source.schema),
-        watch::unguarded(&*desk.target, &target.schema),
-    );
-    for (end, tables) in [(source, here), (target, there)] {
-        let tables = tables.at(&end.site, "looking whether the guard stands")?;
-        if !tables.is_empty() {
-            return Err(Error::Unguarded {
-                site: end.site.clone(),
-                tables,
-            });
-        }
-    }
-    Ok(())
 }
 
 /// The error of a record that another process changed under us.

@@ -9,11 +9,10 @@ use model::{Attempt, MoveId};
 use postgres::lsn::Lsn;
 use postgres::slot::Slot;
 use postgres::snapshot::Snapshot;
-use residency::inbound::{self, Inbound};
+use residency::inbound::Inbound;
 use residency::journal::{self, Departure};
 use residency::records::{self, Change};
 
-use crate::accept;
 use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Result};
 use crate::hand_off::settle;
@@ -56,7 +55,7 @@ pub async fn recover(
     batches_in_doubt(route, offices, desk).await?;
     lift_fences(route, offices, desk).await?;
     let survivors = chunks(route, offices, desk, slot).await?;
-    orphans(route, offices, desk, &survivors).await?;
+    orphans(route, desk, &survivors).await?;
     Ok(survivors)
 }
 
@@ -71,7 +70,7 @@ async fn batches_in_doubt(route: &Route, offices: &Offices, desk: &mut Desk) -> 
     }
     for (batch, attempt, users) in offered {
         let keys: Vec<_> = users.iter().map(|(user, _)| user.clone()).collect();
-        let decision = accept::ask(route, offices, &mut desk.target, &batch, &keys).await?;
+        let decision = desk.target.became(&batch, &keys).await?;
         let id = MoveId::new(batch.as_str().rsplit_once('/').map_or("", |(id, _)| id));
         let departure = Departure {
             batch: &batch,
@@ -131,9 +130,7 @@ async fn chunks(
     let open = journal::open_chunks(&*desk.source, target)
         .await
         .at(source, "reading unfinished chunks")?;
-    let arriving = inbound::open(&*desk.target, source)
-        .await
-        .at(target, "reading arriving chunks")?;
+    let arriving = desk.target.inbound().await?;
     let mut arriving: HashMap<Attempt, Inbound> = arriving
         .into_iter()
         .map(|inbound| (inbound.attempt, inbound))
@@ -167,22 +164,15 @@ async fn chunks(
     }
     // Begun at the target, never enrolled at the source.
     for attempt in arriving.into_keys() {
-        put_back::clear_attempt(route, offices, desk, attempt).await?;
+        desk.target.clear_attempt(attempt).await?;
     }
     Ok(survivors)
 }
 
 /// Users who arrive here while the source does not send them, or whose clean-up was cut short.
-async fn orphans(
-    route: &Route,
-    offices: &Offices,
-    desk: &mut Desk,
-    survivors: &[Survivor],
-) -> Result<()> {
+async fn orphans(route: &Route, desk: &mut Desk, survivors: &[Survivor]) -> Result<()> {
     let (source, target) = (&route.source, &route.target.site);
-    let found = inbound::users(&*desk.target, &source.site, &["arriving", "clearing"])
-        .await
-        .at(target, "looking for orphans")?;
+    let found = desk.target.arriving().await?;
     for (attempt, users) in found {
         let records = records::look(&*desk.source, source.kind(), &users)
             .await
@@ -207,7 +197,7 @@ async fn orphans(
                 _ => left.push(user),
             }
         }
-        put_back::clear(route, offices, desk, &left, attempt).await?;
+        put_back::clear(desk, left, attempt).await?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use postgres::connect::{Session, connect};
 use residency::office::Office;
 
 use crate::error::{At, Result};
+use crate::far::{Far, Seat, Visited};
 use crate::ports::{Door, Manifests};
 
 /// One end: a home database.
@@ -53,7 +54,7 @@ pub struct Route {
     /// Where the users live.
     pub source: End,
     /// Where they go.
-    pub target: End,
+    pub target: Target,
     /// The phase of the policy under which they go. `None` on the way back, which is that of the move it takes back.
     pub phase: Option<String>,
     /// The bounds.
@@ -64,13 +65,45 @@ pub struct Route {
     pub manifests: Arc<dyn Manifests>,
 }
 
+/// Where users go: another site, and how it is reached.
+#[derive(Clone)]
+pub struct Target {
+    /// The site.
+    pub site: SiteName,
+    /// Who does there what is asked.
+    pub far: Arc<dyn Far>,
+}
+
+// === impl Route ===
+
+impl Route {
+    /// The service, and from where to where.
+    pub fn way(&self) -> (&ServiceName, &SiteName, &SiteName) {
+        (&self.service, &self.source.site, &self.target.site)
+    }
+}
+
+/// How long an office may still be held by somebody who has just let it go.
+pub(crate) const OFFICE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The offices that this process holds at both ends.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Offices {
     /// Of departures from the source.
     pub departures: Office,
     /// Of arrivals at the target.
-    pub arrivals: Office,
+    pub arrivals: Arc<dyn Visited>,
+    /// The target.
+    pub target: SiteName,
+}
+
+// === impl Offices ===
+
+impl Offices {
+    /// Opens a session at the target.
+    pub async fn seat(&self, purpose: &'static str) -> Result<Seat> {
+        Seat::open(&*self.arrivals, &self.target, purpose).await
+    }
 }
 
 /// The bounds of a move.

@@ -1,63 +1,95 @@
 //! Watches, through a whole move, whether somebody changes the tables under it.
 
 use postgres::connect::Session;
-use postgres::shape::{Changed, Shape, Tables};
+use postgres::shape::{self, Changed, Shape};
 
 use crate::desk::Desk;
 use crate::error::{At, Error, Result};
-use crate::route::{End, Route};
+use crate::route::{End, Offices, Route};
 
 const DOING: &str = "looking whether the tables are what they were";
 
-/// Both ends as they were when the move began.
+/// The tables of one end as they were when the move began.
 #[derive(Clone, Debug)]
-pub struct Shapes {
-    /// The source's owned tables.
-    pub source: Shape,
-    /// The target's.
-    pub target: Shape,
-    /// All tables of the source and of the target.
-    all: [Tables; 2],
+pub struct Tables {
+    /// The owned ones.
+    pub shape: Shape,
+    all: shape::Tables,
 }
 
-// === impl Shapes ===
+// === impl Tables ===
 
-impl Shapes {
-    /// Looks at both ends.
+impl Tables {
+    /// Looks at `end`.
     ///
     /// # Errors
-    /// [`Error::SchemaChanged`] where a table is no longer what the route says.
-    pub async fn read(route: &Route, desk: &Desk) -> Result<Self> {
-        let (source, target) = (&route.source, &route.target);
-        let (here, there) = tokio::join!(look(source, &desk.source), look(target, &desk.target));
-        let ((source_shape, source_tables), (target_shape, target_tables)) = (here?, there?);
-        unchanged(source, source_shape.differs_from(&source.schema))?;
-        unchanged(target, target_shape.differs_from(&target.schema))?;
-        Ok(Self {
-            source: source_shape,
-            target: target_shape,
-            all: [source_tables, target_tables],
-        })
+    /// [`Error::SchemaChanged`] where a table is no longer what was read when the move was planned.
+    pub async fn read(end: &End, session: &Session) -> Result<Self> {
+        let tables = look(end, session).await?;
+        unchanged(end, tables.shape.differs_from(&end.schema))?;
+        Ok(tables)
     }
 
     /// Looks again.
     ///
     /// # Errors
     /// [`Error::SchemaChanged`] where a table changed or came.
+    pub async fn look_again(&self, end: &End, session: &Session) -> Result<()> {
+        let now = look(end, session).await?;
+        unchanged(end, self.shape.changed(&now.shape))?;
+        unchanged(end, self.all.newcomer(&now.all))
+    }
+}
+
+/// The source's tables as they were when the move began; the target watches over its own.
+#[derive(Clone, Debug)]
+pub struct Shapes {
+    tables: Tables,
+}
+
+// === impl Shapes ===
+
+impl Shapes {
+    /// Looks at both ends, and bids the target watch.
+    ///
+    /// # Errors
+    /// [`Error::SchemaChanged`] where a table is no longer what the route says.
+    pub async fn read(route: &Route, desk: &Desk) -> Result<Self> {
+        let here = Tables::read(&route.source, &desk.source);
+        let (tables, there) = tokio::join!(here, desk.target.watch());
+        let tables = tables?;
+        there?;
+        Ok(Self { tables })
+    }
+
+    /// The source's owned tables.
+    pub fn source(&self) -> &Shape {
+        &self.tables.shape
+    }
+
+    /// Looks again at both ends.
+    ///
+    /// # Errors
+    /// [`Error::SchemaChanged`] where a table changed or came.
     pub async fn look_again(&self, route: &Route, desk: &Desk) -> Result<()> {
-        let (source, target) = (&route.source, &route.target);
-        let (here, there) = tokio::join!(look(source, &desk.source), look(target, &desk.target));
-        let ends = [(source, &self.source, here), (target, &self.target, there)];
-        for ((end, before, now), all) in ends.into_iter().zip(&self.all) {
-            let (now, tables) = now?;
-            unchanged(end, before.changed(&now))?;
-            unchanged(end, all.newcomer(&tables))?;
-        }
-        Ok(())
+        let (here, there) = tokio::join!(
+            self.look_again_here(route, &desk.source),
+            desk.target.look_again()
+        );
+        here?;
+        there
+    }
+
+    /// Looks again at the source.
+    ///
+    /// # Errors
+    /// As [`look_again`](Self::look_again).
+    pub async fn look_again_here(&self, route: &Route, session: &Session) -> Result<()> {
+        self.tables.look_again(&route.source, session).await
     }
 
     /// The change of a table that explains `error`, told as exactly as it can be; `error` itself where there is none.
-    pub async fn cause(&self, route: &Route, error: Error) -> Error {
+    pub async fn cause(&self, route: &Route, offices: &Offices, error: Error) -> Error {
         let from_a_table = matches!(
             error,
             Error::Postgres { .. } | Error::Residency { .. } | Error::SchemaChanged { .. }
@@ -65,11 +97,10 @@ impl Shapes {
         if !from_a_table {
             return error;
         }
-        let sessions = tokio::join!(route.source.session("mover"), route.target.session("mover"));
-        let (Ok(source), Ok(target)) = sessions else {
+        let Ok(desk) = Desk::open(route, offices, "mover").await else {
             return error;
         };
-        match self.look_again(route, &Desk { source, target }).await {
+        match self.look_again(route, &desk).await {
             Err(changed @ Error::SchemaChanged { .. }) => changed,
             _ => error,
         }
@@ -77,14 +108,17 @@ impl Shapes {
 }
 
 /// The owned tables and all tables of `end`, as they are now.
-async fn look(end: &End, session: &Session) -> Result<(Shape, Tables)> {
+async fn look(end: &End, session: &Session) -> Result<Tables> {
     let kept = session.kept();
-    let (shape, tables) = tokio::join!(
+    let (shape, all) = tokio::join!(
         biased;
         Shape::read(&**session, &kept, &end.schema),
-        Tables::read(&**session, &kept),
+        shape::Tables::read(&**session, &kept),
     );
-    Ok((shape.at(&end.site, DOING)?, tables.at(&end.site, DOING)?))
+    Ok(Tables {
+        shape: shape.at(&end.site, DOING)?,
+        all: all.at(&end.site, DOING)?,
+    })
 }
 
 /// An error, where something changed at `end`.

@@ -2,11 +2,15 @@
 //!
 //! Binary COPY where every type's binary form means the same at both sites, else text.
 
+use std::pin::Pin;
+
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt, pin_mut};
 use model::UserKey;
 use model::table::{HomeSchema, OwnedTable, TableName};
 use model::way::Among;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use tokio_postgres::{Client, CopyInSink, IsolationLevel, Transaction};
 
 use crate::error::{Doing, Error, Result};
@@ -17,6 +21,17 @@ use crate::snapshot::Snapshot;
 
 /// PostgreSQL sends a message per row; the target gets them together, about so many bytes at a time.
 const PIECE: usize = 64 * 1024;
+
+/// What goes from a [`Reader`] to a [`Writer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Piece {
+    /// A table begins.
+    Table(TableName),
+    /// A part of its rows, in COPY's form, cut anywhere between two of them.
+    Rows(Bytes),
+    /// It is whole.
+    End,
+}
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,55 +114,43 @@ impl Reader<'_> {
         sharing::shared(&self.tx, home, who).await
     }
 
-    /// Copies every owned table into `target`, where a transaction is open that writes as a replica. `pace`
-    /// bounds it; a row of more than `row_max` bytes ends it with [`Error::RowTooLarge`].
+    /// Reads every owned table, and sends it piece by piece. `pace` bounds it; a row of more than `row_max` bytes ends it with
+    /// [`Error::RowTooLarge`]. Returns the bytes read, in COPY's form.
     ///
     /// # Errors
-    /// [`Error::Stopped`] where the pace says so. Both sessions then have streams that are not read to their ends.
-    pub async fn copy(
+    /// [`Error::Stopped`] where the pace says so, or nobody takes the pieces any more. The session then has a stream that is
+    /// not read to its end.
+    pub async fn read(
         &self,
         home: &HomeSchema,
-        target: &Transaction<'_>,
+        pieces: &mpsc::Sender<Piece>,
         pace: &mut Pace,
         row_max: u64,
-    ) -> Result<Copied> {
-        let mut total = Copied::default();
+    ) -> Result<u64> {
+        let mut bytes = 0;
         for table in &home.owned {
-            let copied = self.table(table, target, pace, row_max).await?;
-            total.rows += copied.rows;
-            total.bytes += copied.bytes;
+            bytes += self.table(table, pieces, pace, row_max).await?;
         }
-        Ok(total)
+        Ok(bytes)
     }
 
     async fn table(
         &self,
         table: &OwnedTable,
-        target: &Transaction<'_>,
+        pieces: &mpsc::Sender<Piece>,
         pace: &mut Pace,
         row_max: u64,
-    ) -> Result<Copied> {
-        let form = if table.portable_binary() {
-            "binary"
-        } else {
-            "text"
-        };
+    ) -> Result<u64> {
         let rows = table.select(
             Among::Relation("pg_temp.domicile_chunk"),
             |_| table.column_list("t."),
             None,
         );
-        let out = format!("COPY ({rows}) TO STDOUT (FORMAT {form})");
-        let into = format!(
-            "COPY {} ({}) FROM STDIN (FORMAT {form})",
-            table.name.sql(),
-            table.column_list("")
-        );
+        let out = format!("COPY ({rows}) TO STDOUT (FORMAT {})", form(table));
         let reading = || format!("reading {} for a copy", table.name);
-        let writing = || format!("writing {} from a copy", table.name);
         let source = self.tx.copy_out(&out).await.doing(reading())?;
-        let sink: CopyInSink<Bytes> = target.copy_in(&into).await.doing(writing())?;
-        pin_mut!(source, sink);
+        pin_mut!(source);
+        send(pieces, Piece::Table(table.name.clone())).await?;
         let mut piece = BytesMut::with_capacity(PIECE * 2);
         let mut bytes = 0;
         while let Some(row) = source.next().await {
@@ -164,21 +167,96 @@ impl Reader<'_> {
             piece.extend_from_slice(&row);
             if piece.len() >= PIECE {
                 let sent = piece.len() as u64;
-                sink.send(piece.split().freeze()).await.doing(writing())?;
+                send(pieces, Piece::Rows(piece.split().freeze())).await?;
                 pace.copied(sent).await?;
             }
         }
         if !piece.is_empty() {
             let sent = piece.len() as u64;
-            sink.send(piece.freeze()).await.doing(writing())?;
+            send(pieces, Piece::Rows(piece.freeze())).await?;
             pace.copied(sent).await?;
         }
-        let rows = sink.finish().await.doing(writing())?;
-        Ok(Copied { rows, bytes })
+        send(pieces, Piece::End).await?;
+        Ok(bytes)
     }
 
     /// Lets go of the snapshot.
     pub async fn close(self) -> Result<()> {
         self.tx.rollback().await.doing("closing a chunk's snapshot")
     }
+}
+
+/// Writes what a [`Reader`] sends, in a transaction that writes as a replica.
+#[derive(Default)]
+pub struct Writer {
+    open: Option<(TableName, Pin<Box<CopyInSink<Bytes>>>)>,
+    rows: u64,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Writes a piece into `tx`, which must be the same for all of them.
+    ///
+    /// # Errors
+    /// Among others where a piece does not follow from those before it, or names a table that `home` does not have.
+    pub async fn write(
+        &mut self,
+        tx: &Transaction<'_>,
+        home: &HomeSchema,
+        piece: Piece,
+    ) -> Result<()> {
+        match (piece, self.open.take()) {
+            (Piece::Table(name), None) => {
+                let known = home.owned.iter().find(|table| table.name == name);
+                let table = known.ok_or_else(|| Error::UnknownTable(name.clone()))?;
+                let into = format!(
+                    "COPY {} ({}) FROM STDIN (FORMAT {})",
+                    table.name.sql(),
+                    table.column_list(""),
+                    form(table)
+                );
+                let sink = tx.copy_in(&into).await.doing(writing(&name))?;
+                self.open = Some((name, Box::pin(sink)));
+            }
+            (Piece::Rows(rows), Some((name, mut sink))) => {
+                sink.send(rows).await.doing(writing(&name))?;
+                self.open = Some((name, sink));
+            }
+            (Piece::End, Some((name, mut sink))) => {
+                self.rows += sink.as_mut().finish().await.doing(writing(&name))?;
+            }
+            (Piece::Table(_), Some(_)) | (Piece::Rows(_) | Piece::End, None) => {
+                return Err(Error::Disorder);
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows written, once every table is whole.
+    ///
+    /// # Errors
+    /// Where one is not.
+    pub fn finish(self) -> Result<u64> {
+        match self.open {
+            None => Ok(self.rows),
+            Some(_) => Err(Error::Disorder),
+        }
+    }
+}
+
+fn writing(table: &TableName) -> String {
+    format!("writing {table} from a copy")
+}
+
+fn form(table: &OwnedTable) -> &'static str {
+    match table.portable_binary() {
+        true => "binary",
+        false => "text",
+    }
+}
+
+/// Sends a piece; nobody takes it where the copy was broken off.
+pub(crate) async fn send(pieces: &mpsc::Sender<Piece>, piece: Piece) -> Result<()> {
+    pieces.send(piece).await.map_err(|_| Error::Stopped)
 }

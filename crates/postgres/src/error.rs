@@ -74,6 +74,9 @@ pub enum Error {
     /// The catalog, or who lives here, could not be read.
     #[error("reading who lives here")]
     Read(#[from] crate::catalog::ReadError),
+    /// The pieces of a copy do not follow from each other.
+    #[error("the pieces of a copy do not follow from each other")]
+    Disorder,
     /// Whoever steers the copy wants it to end here.
     #[error("the copy was stopped")]
     Stopped,

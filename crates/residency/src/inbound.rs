@@ -2,6 +2,7 @@
 //! those that are still being copied. Written in the transactions that write the rows.
 
 use model::{Attempt, KeyKind, SiteName, UserKey};
+use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
@@ -10,7 +11,7 @@ use crate::error::Doing;
 use crate::kept::Asks;
 
 /// An attempt that arrives here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inbound {
     /// The attempt.
     pub attempt: Attempt,

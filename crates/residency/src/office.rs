@@ -1,11 +1,16 @@
 //! Which mover acts at a site: one at a time, and one that lost its office changes nothing.
 
+use std::time::Duration;
+
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient};
 
 use crate::error::Doing;
 use crate::kept::Asks;
 use crate::{Error, LOCK_CLASS, Result};
+
+/// How often an office is tried again that somebody still holds.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// An office that this process holds. The session that took it keeps a lock for as long as it lives; every
 /// transaction checks the term, so that a process whose session was lost, and which another replaced,
@@ -57,6 +62,22 @@ impl Office {
             name: name.to_owned(),
             term,
         })
+    }
+
+    /// As [`take`](Self::take), where whoever held it may have gone just now: the server takes a moment to see that.
+    ///
+    /// # Errors
+    /// [`Error::Office`] where it is held for longer than `patience`.
+    pub async fn take_within(session: &Client, name: &str, patience: Duration) -> Result<Self> {
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            match Self::take(session, name).await {
+                Err(Error::Office { .. }) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                taken => return taken,
+            }
+        }
     }
 
     /// The number of this taking of the office: no other one has it.

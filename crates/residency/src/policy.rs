@@ -4,6 +4,7 @@
 //! only who installs may write it, and what was in force before stays to be read.
 
 use model::policy::{Basis, Policy};
+use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 
 use crate::error::Doing;
@@ -23,7 +24,7 @@ pub struct Standing {
 }
 
 /// Why a site's copy of the policy does not let a move begin.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// No policy is installed here.
     #[error("no policy is installed")]

@@ -322,7 +322,9 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
         | Error::Postgres { .. }
         | Error::Connect { .. }
         | Error::Port(_)
-        | Error::StreamGone => (
+        | Error::StreamGone
+        | Error::Left { .. }
+        | Error::Disorder { .. } => (
             Exit::Unreached,
             "everything done is kept: run apply again to go on",
         ),

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{ServiceName, SiteName};
+use mover::host::Host;
 use mover::ports::{NoDoor, RowsOnly};
-use mover::route::{Bounds, End, Route};
+use mover::route::{Bounds, End, Route, Target};
 use postgres::preflight::{self, Expectation, Level, Side};
 
 use super::homes::{self, Home};
@@ -81,7 +82,14 @@ impl Ends {
         Ok(Arc::new(Route {
             service: name.clone(),
             source: end(service, self.home(name, from))?,
-            target: end(service, self.home(name, to))?,
+            target: Target {
+                site: to.clone(),
+                far: Arc::new(Host {
+                    service: name.clone(),
+                    end: end(service, self.home(name, to))?,
+                    manifests: Arc::new(RowsOnly),
+                }),
+            },
             phase: phase.map(str::to_owned),
             bounds: bounds(service),
             door: Arc::new(NoDoor),

@@ -130,10 +130,23 @@ impl World {
         replica::assume(&tx).await?;
         let (_limit, unbounded) = tokio::sync::watch::channel(Limit::Rate(None));
         let mut pace = Pace::new(unbounded, Arc::default());
-        let copied = reader.copy(&self.from, &tx, &mut pace, u64::MAX).await?;
+        let (pieces, mut come) = tokio::sync::mpsc::channel(1);
+        let read = async {
+            let read = reader.read(&self.from, &pieces, &mut pace, u64::MAX).await;
+            drop(pieces);
+            read
+        };
+        let written = async {
+            let mut writer = copy::Writer::default();
+            while let Some(piece) = come.recv().await {
+                writer.write(&tx, &self.to, piece).await?;
+            }
+            writer.finish()
+        };
+        let (_, rows) = tokio::try_join!(read, written)?;
         reader.close().await?;
         tx.commit().await?;
-        Ok(copied.rows)
+        Ok(rows)
     }
 
     /// Reads the stream until it has brought `count` changes, and applies them.
