@@ -1,10 +1,14 @@
 //! The command line. Names and flags are a contract: scripts rely on them.
 
+mod serve;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use serve::{Role, Serve};
 
 use crate::config::scrub;
 
@@ -92,6 +96,8 @@ pub enum Command {
     Ledger(Ledger),
     /// Show where a user's data is and since when, with proofs that anyone checks offline
     Prove(Prove),
+    /// Be a site's daemon: lead, hold the link to the other sites, and say how it is
+    Serve(Serve),
     /// The whole story on this machine, with throwaway databases
     Demo(Demo),
 }
@@ -626,6 +632,9 @@ mod tests {
             "domicile ledger seal --json",
             "domicile prove 17 --service shop --json --out p.json",
             "domicile prove --check p.json",
+            "domicile serve --site beijing",
+            "domicile serve --site beijing --role mover --log debug --socket a.sock",
+            "domicile serve --site beijing --role all",
             "domicile demo --json result.json --keep",
             "domicile --config x.toml status",
         ] {
@@ -643,6 +652,8 @@ mod tests {
             "domicile slot drop",
             "domicile keys",
             "domicile keys new",
+            "domicile serve",
+            "domicile serve --site beijing --role king",
             "domicile prove",
             "domicile prove 17 --check p.json",
             "domicile ledger export",

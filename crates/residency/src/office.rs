@@ -85,6 +85,19 @@ impl Office {
         self.term
     }
 
+    /// Whether the office was still ours a moment ago: for noticing that it was lost. Whoever commits something
+    /// [`hold`](Self::hold)s it.
+    pub async fn is_ours(&self, session: &impl GenericClient) -> Result<bool> {
+        let row = session
+            .query_opt(
+                "SELECT 1 FROM domicile.office WHERE name = $1 AND term = $2",
+                &[&self.name, &self.term],
+            )
+            .await
+            .doing("looking whether the office is still ours")?;
+        Ok(row.is_some())
+    }
+
     /// The term of whoever holds the office `name` now; `None` where nobody does.
     pub async fn holder(session: &impl GenericClient, name: &str) -> Result<Option<i64>> {
         let row = session
@@ -118,6 +131,18 @@ impl Office {
             holder: None,
         })
     }
+}
+
+/// Lets the server notice within half a minute that the machine of the process at the other end of `session` has gone, and
+/// let go what it holds: without this it would ask after two hours.
+pub async fn keep_alive(session: &Client) -> Result<()> {
+    session
+        .batch_execute(
+            "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
+             SET tcp_user_timeout = 25000",
+        )
+        .await
+        .doing("setting how soon a lost session is noticed")
 }
 
 /// Who holds the lock of the office `name`: the mover's process by its session's name, the session by the server's

@@ -13,11 +13,13 @@ pub mod init;
 pub mod install;
 pub mod keys;
 pub mod ledger;
+mod log;
 pub mod plan;
 pub mod prove;
 pub mod rollback;
 pub mod routes;
 mod running;
+pub mod serve;
 pub mod slot;
 pub mod status;
 pub mod steer;
@@ -26,24 +28,34 @@ pub mod users;
 pub mod verify;
 pub mod whereabouts;
 
-use tracing::Level;
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
-use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, fmt};
+use std::time::Duration;
 
 use crate::cli::{self, Cli, Command};
 use crate::config::Config;
 use crate::exit::{Exit, OrFail, Outcome};
 
+/// A daemon has waited for what it waits for; work that never yields is not waited for again.
+const LEFTOVERS: Duration = Duration::from_millis(200);
+
 /// Carries out one command.
 pub fn run(cli: &Cli) -> Outcome {
-    log();
+    let daemon = match &cli.command {
+        Command::Serve(args) => Some(args),
+        _ => None,
+    };
+    match daemon {
+        Some(args) => log::of_daemon(args)?,
+        None => log::of_command(),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .or_fail(Exit::Unreached, || "cannot start the runtime".into())?;
-    runtime.block_on(dispatch(cli))
+    let outcome = runtime.block_on(dispatch(cli));
+    if daemon.is_some() {
+        runtime.shutdown_timeout(LEFTOVERS);
+    }
+    outcome
 }
 
 async fn dispatch(cli: &Cli) -> Outcome {
@@ -82,6 +94,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
             cli::LedgerCommand::Seal(args) => ledger::seal::run(&configuration(cli)?, args).await,
         },
         Command::Prove(args) => prove::run(cli, args).await,
+        Command::Serve(args) => serve::run(cli, args).await,
     }
 }
 
@@ -92,25 +105,6 @@ fn configuration(cli: &Cli) -> Outcome<Config> {
         eprintln!("warning: {warning}");
     }
     Ok(config)
-}
-
-/// Logs go to standard error; `DOMICILE_LOG` says how much, `warn` by default.
-fn log() {
-    let filter = EnvFilter::try_from_env("DOMICILE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    // The drivers write statements with their parameters: rows, users, passwords. No setting lets them.
-    let discreet = filter_fn(|about| {
-        let driver = ["tokio_postgres", "pgwire_replication"];
-        *about.level() <= Level::WARN || !driver.iter().any(|name| about.target().starts_with(name))
-    });
-    // Only the first call of a process sets it; tests call more than once.
-    let _ = tracing_subscriber::registry()
-        .with(
-            fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_filter(discreet),
-        )
-        .with(filter)
-        .try_init();
 }
 
 /// Prints a result.

@@ -61,7 +61,7 @@ fn read_pins(node: &Node<'_>) -> Result<Pins, ConfigError> {
 }
 
 /// `host:port` with an address, a bracketed IPv6 address or a name, and a port from `least` up.
-fn host_and_port(text: &str, least: u16) -> bool {
+pub(super) fn host_and_port(text: &str, least: u16) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
         return false;
     };

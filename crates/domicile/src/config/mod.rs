@@ -3,6 +3,7 @@
 //! Every key of the format is known, also those that only later versions act on: these are checked for
 //! their form and give a warning. An unknown key is an error with its name, the file and the line.
 
+mod admin;
 mod bounds;
 mod error;
 mod key;
@@ -24,6 +25,7 @@ use model::policy::Policy;
 use model::{ServiceName, SiteName};
 use toml::de::DeTable;
 
+pub use admin::Admin;
 pub use bounds::{Batch, Erase, Limits};
 pub use error::ConfigError;
 pub use key::KeyFile;
@@ -49,18 +51,36 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// Who reads the configuration, and so what must stand in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// One process that works at all sites: each service has a database at its origin.
+    Programme,
+    /// The daemon of one site, whose copy need not know of the databases of others.
+    Site,
+}
+
 impl Config {
-    /// Reads `file`.
+    /// Reads `file`, for a command that works at all sites.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        Self::load_for(Reader::Programme, file)
+    }
+
+    /// Reads `file`.
+    pub fn load_for(reader: Reader, file: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
             file: file.to_owned(),
             source,
         })?;
-        Self::parse(&text, file)
+        Self::parse_for(reader, &text, file)
     }
 
-    /// Reads `text`, which stands in `file`.
+    /// Reads `text`, which stands in `file`, as [`load`](Self::load) does.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        Self::parse_for(Reader::Programme, text, file)
+    }
+
+    fn parse_for(reader: Reader, text: &str, file: &Path) -> Result<Self, ConfigError> {
         let source = Source { file, text };
         let document = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
@@ -68,9 +88,15 @@ impl Config {
         })?;
         let mut warnings = Vec::new();
         let mut top = Table::document(&source, document.get_ref());
-        let sites = site::read(top.need("site")?, &mut warnings)?;
-        let services = service::read(top.need("service")?, &sites, &mut warnings)?;
-        let policy = policy::read(top.take("policy"), top.take("phase"), &sites, &services)?;
+        let sites = site::read(top.need("site")?, reader, &mut warnings)?;
+        let services = service::read(top.need("service")?, reader, &sites, &mut warnings)?;
+        let policy = policy::read(
+            top.take("policy"),
+            top.take("phase"),
+            reader,
+            &sites,
+            &services,
+        )?;
         top.finish()?;
         Ok(Self {
             file: file.to_owned(),

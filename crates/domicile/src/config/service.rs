@@ -12,7 +12,7 @@ use super::reader::{Node, Table};
 use super::secret::{Database, Secret, UrlFrom, is_url};
 use super::site::{Site, check_name};
 use super::tables::read_tables;
-use super::{Batch, ConfigError, Erase, Limits};
+use super::{Batch, ConfigError, Erase, Limits, Reader};
 
 /// Where the users stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct Service {
     pub user: UserColumns,
     /// How keys are kept unique.
     pub ids: Ids,
-    /// The home database at each site; the origin's is among them.
+    /// The home database at each site; the origin's is among them but for [`Reader::Site`].
     pub databases: BTreeMap<SiteName, Database>,
     /// The tables that somebody classified; the user table need not be among them.
     pub tables: BTreeMap<TableName, Classified>,
@@ -94,13 +94,14 @@ type Sites = BTreeMap<SiteName, Site>;
 
 pub(super) fn read(
     node: Node<'_>,
+    reader: Reader,
     sites: &Sites,
     warnings: &mut Vec<String>,
 ) -> Result<BTreeMap<ServiceName, Service>, ConfigError> {
     let mut services = BTreeMap::new();
     for (name, node) in node.table()?.rest() {
         check_name(&name, &node)?;
-        let service = read_one(&node, sites, warnings)?;
+        let service = read_one(&node, reader, sites, warnings)?;
         services.insert(ServiceName::from(name), service);
     }
     if services.is_empty() {
@@ -111,6 +112,7 @@ pub(super) fn read(
 
 fn read_one(
     node: &Node<'_>,
+    reader: Reader,
     sites: &Sites,
     warnings: &mut Vec<String>,
 ) -> Result<Service, ConfigError> {
@@ -118,7 +120,7 @@ fn read_one(
     let databases = read_databases(table.need("database")?, sites)?;
     let origin = table.need("origin")?;
     let origin_site = known_site(&origin, sites)?;
-    if !databases.contains_key(&origin_site) {
+    if reader == Reader::Programme && !databases.contains_key(&origin_site) {
         return Err(origin.error(format_args!(
             "the service has no database at its origin {origin_site}"
         )));

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use model::SiteName;
 
-use super::ConfigError;
+use super::admin::Admin;
 use super::key::KeyFile;
 use super::link::{Link, read_link};
 use super::reader::Node;
+use super::{ConfigError, Reader};
 
 /// Whether a database opens for writes by itself after a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,10 +33,13 @@ pub struct Site {
     pub link: Option<Link>,
     /// Where its own key stands.
     pub key: Option<KeyFile>,
+    /// Where its daemon is asked and told.
+    pub admin: Admin,
 }
 
 pub(super) fn read(
     node: Node<'_>,
+    reader: Reader,
     warnings: &mut Vec<String>,
 ) -> Result<BTreeMap<SiteName, Site>, ConfigError> {
     let mut sites = BTreeMap::new();
@@ -52,13 +56,17 @@ pub(super) fn read(
         }
         if let Some(link) = table.take("link") {
             let read = read_link(&link)?;
-            if read.listen.is_some() || read.address.is_some() {
+            let placed = read.listen.is_some() || read.address.is_some();
+            if placed && reader == Reader::Programme {
                 warnings.push(format!(
-                    "{}: but for its pins, no effect in this version, which works in one process",
+                    "{}: but for its pins, for `domicile serve` alone; this command works in one process",
                     link.path
                 ));
             }
             site.link = Some(read);
+        }
+        if let Some(admin) = table.take("admin") {
+            site.admin = Admin::read(&admin)?;
         }
         if let Some(gateway) = table.take("gateway") {
             let mut inner = gateway.table()?;

@@ -69,6 +69,12 @@ impl Program {
         self
     }
 
+    /// Has it complain into a file: what nobody reads meanwhile would fill a pipe.
+    pub fn complain_to(mut self, file: &Path) -> Result<Program> {
+        self.0.stderr(std::fs::File::create(file)?);
+        Ok(self)
+    }
+
     /// Starts it.
     pub fn start(mut self) -> Result<Running> {
         Ok(Running(self.0.spawn().context("cannot start domicile")?))

@@ -1,0 +1,85 @@
+//! What a leader does.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use model::ServiceName;
+use residency::office::Office;
+use tokio_util::sync::CancellationToken;
+
+use crate::Soon;
+use crate::view::View;
+
+/// Work that the leader of a service does.
+///
+/// `lead` is called when this daemon has begun to lead a service, once for each, beside the others. It returns
+///
+/// - soon after [`Leading::stop`] is cancelled, at its next safe point: it is given the daemon's patience and then dropped
+///   where it stands, which it must bear as it must bear `kill -9`;
+/// - with `Ok` by itself where nothing is left to do under this term;
+/// - with an error, or a panic, where it is to be called again after a wait, under the same term.
+///
+/// Until it has ended the daemon does not lead this service again.
+pub trait Work: Send + Sync {
+    /// What it is called in logs.
+    fn name(&self) -> &'static str;
+
+    /// Does it.
+    fn lead(&self, leading: Leading) -> Soon<'_, Result<(), WorkError>>;
+}
+
+/// One term of leading one service.
+#[derive(Clone, Debug)]
+pub struct Leading {
+    /// The service.
+    pub service: ServiceName,
+    /// The office: whoever commits something checks it in the transaction, so that nothing of a lost term is committed.
+    pub office: Office,
+    /// Cancelled when the term ends: the lock's session was lost, or the daemon ends.
+    pub stop: CancellationToken,
+    /// The peers, and whatever else is known.
+    pub view: View,
+}
+
+/// Why work stopped by itself. Holds no personal data and no secret: it is logged.
+pub type WorkError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The first wait before work that failed is called again; it doubles up to [`AGAIN_MAX`].
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Calls `work` until it has ended, or is to.
+pub(crate) async fn keep_at_it(work: Arc<dyn Work>, leading: Leading) {
+    let (service, name) = (leading.service.clone(), work.name());
+    let mut wait = AGAIN;
+    while !leading.stop.is_cancelled() {
+        let attempt = AssertUnwindSafe(work.lead(leading.clone())).catch_unwind();
+        match attempt.await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                tracing::error!(%service, work = name, error = causes(&*error), "work failed; it is tried again");
+            }
+            // The panic's own text went to standard error.
+            Err(_) => tracing::error!(%service, work = name, "work panicked; it is tried again"),
+        }
+        let rest = leading.stop.cancelled();
+        if tokio::time::timeout(wait, rest).await.is_ok() {
+            return;
+        }
+        wait = AGAIN_MAX.min(wait * 2);
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(one) = cause {
+        line.push_str(": ");
+        line.push_str(&one.to_string());
+        cause = one.source();
+    }
+    line
+}

@@ -1,0 +1,60 @@
+//! `serve`: a site's daemon. Reads the configuration, and gives the daemon plain settings.
+
+mod manager;
+mod settings;
+
+use daemon::{Daemon, DaemonError, Ending};
+use link::StartError;
+
+use super::homes::known_site;
+use crate::cli::{Cli, Role, Serve};
+use crate::config::{Config, Reader};
+use crate::exit::{Exit, Failure, Outcome};
+
+/// Runs until it is told to end.
+pub async fn run(cli: &Cli, args: &Serve) -> Outcome {
+    match args.role {
+        Role::Gateway => {
+            return Err(Failure::usage("this version has no gateway")
+                .mend("`--role mover` runs what there is"));
+        }
+        Role::All => tracing::info!("this version has no gateway: the role `all` is `mover`"),
+        Role::Mover => {}
+    }
+    // Heard before anything is begun, so that there is no moment at which a signal is not.
+    let ending = Ending::by_signals().map_err(failed)?;
+    let config = Config::load_for(Reader::Site, &cli.config)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let site = known_site(&config, &args.site)?;
+    let settings = settings::of(&config, &site, args.socket.as_deref())?;
+    let daemon = Daemon::new(settings).tells(manager::tell);
+    daemon.run(ending.clone()).await.map_err(failed)?;
+    Ok(match ending.at_once.is_cancelled() {
+        true => Exit::Unfinished,
+        false => Exit::Done,
+    })
+}
+
+/// Nothing that ends a daemon mends itself: the exit code is that of wrong use.
+fn failed(error: DaemonError) -> Failure {
+    let mend = match &error {
+        DaemonError::Socket { .. } => {
+            "name a path in a folder that this account may write to: admin = { socket = \"…\" } of the site, or --socket"
+        }
+        DaemonError::SocketTaken { .. } => {
+            "each daemon of a machine needs a socket of its own: --socket PATH"
+        }
+        DaemonError::Listen { .. } => {
+            "name an address of this machine that is free: admin = { listen = \"…\" } of the site"
+        }
+        DaemonError::Link(StartError::Listen { .. }) => {
+            "name an address of this machine that is free: link = { listen = \"…\" } of the site; a daemon that leads \
+             no more lets go of it within a second"
+        }
+        DaemonError::Link(_) => "correct `link` of the sites",
+        _ => return Failure::new(Exit::Usage, error),
+    };
+    Failure::new(Exit::Usage, error).mend(mend)
+}
