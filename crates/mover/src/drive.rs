@@ -346,6 +346,7 @@ pub(crate) fn ends_the_attempts(error: &Error) -> bool {
         | Error::SchemaChanged { .. }
         | Error::Forbidden { .. }
         | Error::Unguarded { .. } => true,
+        Error::Peer { ends, .. } => *ends,
         Error::Residency { source, .. } => {
             matches!(
                 source,

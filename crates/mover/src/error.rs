@@ -114,6 +114,18 @@ pub enum Error {
         /// The move.
         id: MoveId,
     },
+    /// The target's half failed, at its own site.
+    #[error("{what}")]
+    Peer {
+        /// Where.
+        site: SiteName,
+        /// What happened, in words.
+        what: String,
+        /// PostgreSQL's code, where there is one.
+        sqlstate: Option<SqlState>,
+        /// Whether nothing unfinished may be kept after it.
+        ends: bool,
+    },
     /// Nobody serves the move at the target any more.
     #[error("nobody at {site} serves the move any more")]
     Left {
@@ -169,6 +181,9 @@ pub enum Error {
 impl Error {
     /// The SQLSTATE of the innermost error that has one, whichever room it comes from.
     pub fn sqlstate(&self) -> Option<&SqlState> {
+        if let Self::Peer { sqlstate, .. } = self {
+            return sqlstate.as_ref();
+        }
         let mut found = None;
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = next {

@@ -123,6 +123,11 @@ impl Visit {
         Ok((send, Clerk(task.abort_handle())))
     }
 
+    /// The site that is visited.
+    pub fn site(&self) -> &SiteName {
+        &self.host.end.site
+    }
+
     fn target(&self) -> &End {
         &self.host.end
     }

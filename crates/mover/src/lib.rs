@@ -19,6 +19,7 @@ mod durable;
 pub mod erase;
 mod error;
 pub mod event;
+pub mod failure;
 pub mod far;
 pub mod finish;
 pub mod hand_off;

@@ -92,7 +92,10 @@ impl Shapes {
     pub async fn cause(&self, route: &Route, offices: &Offices, error: Error) -> Error {
         let from_a_table = matches!(
             error,
-            Error::Postgres { .. } | Error::Residency { .. } | Error::SchemaChanged { .. }
+            Error::Postgres { .. }
+                | Error::Residency { .. }
+                | Error::Peer { .. }
+                | Error::SchemaChanged { .. }
         );
         if !from_a_table {
             return error;

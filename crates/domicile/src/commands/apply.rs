@@ -323,6 +323,7 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
         | Error::Connect { .. }
         | Error::Port(_)
         | Error::StreamGone
+        | Error::Peer { .. }
         | Error::Left { .. }
         | Error::Disorder { .. } => (
             Exit::Unreached,

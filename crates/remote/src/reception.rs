@@ -1,0 +1,221 @@
+//! The target's side: hears what sources say about moves to this site.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use daemon::{Hears, Soon, Topic, Unheard};
+use link::{Peer, TransferId};
+use model::{ServiceName, SiteName};
+use mover::ask::Call;
+use mover::failure::Failure;
+use mover::far::Far as _;
+use mover::host::Host;
+
+use crate::intake::{Coming, part};
+use crate::stay::Stay;
+use crate::word::{PURPOSES, Said, TOPIC, Word};
+
+/// The home databases of this site, read when somebody comes: tables change.
+pub trait Homes: Send + Sync {
+    /// The home database of `service` as a target; the [`Failure`] is told to whoever asked.
+    fn host<'a>(&'a self, service: &'a ServiceName) -> Soon<'a, Result<Host, Failure>>;
+
+    /// What a source must know of it before it begins, in a form that this room does not read.
+    fn describe<'a>(&'a self, service: &'a ServiceName) -> Soon<'a, Result<Vec<u8>, Failure>>;
+}
+
+/// Everybody who visits this site.
+pub struct Reception {
+    site: SiteName,
+    homes: Arc<dyn Homes>,
+    stays: Mutex<HashMap<(SiteName, ServiceName), Arc<Stay>>>,
+    /// One visit begins at a time.
+    beginning: tokio::sync::Mutex<()>,
+}
+
+// === impl Reception ===
+
+impl Reception {
+    /// Nobody is there yet.
+    pub fn new(site: SiteName, homes: Arc<dyn Homes>) -> Self {
+        Self {
+            site,
+            homes,
+            stays: Mutex::default(),
+            beginning: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Ends every visit, or those of one service: this process does not lead any more.
+    pub fn close(&self, service: Option<&ServiceName>) {
+        self.stays()
+            .retain(|(_, of), _| service.is_some_and(|service| service != of));
+    }
+
+    /// Ends the visits of sources that nothing was heard of for a long time. To be called now and then.
+    pub fn sweep(&self) {
+        self.stays().retain(|(site, service), stay| {
+            let silent = stay.is_silent();
+            if silent {
+                tracing::warn!(%site, %service, "a visit ends: nothing was heard of its source");
+            }
+            !silent
+        });
+    }
+
+    fn stays(&self) -> MutexGuard<'_, HashMap<(SiteName, ServiceName), Arc<Stay>>> {
+        self.stays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stay(&self, from: &SiteName, visit: u64) -> Option<Arc<Stay>> {
+        let stays = self.stays();
+        let mut of_his = stays.iter().filter(|((site, _), _)| site == from);
+        let (_, stay) = of_his.find(|(_, stay)| stay.number == visit)?;
+        stay.hear();
+        Some(Arc::clone(stay))
+    }
+
+    async fn answer(&self, from: &Peer, word: Word) -> Said {
+        let site = from.site();
+        let left = || {
+            Said::Failed(Failure::Left {
+                site: self.site.clone(),
+            })
+        };
+        match word {
+            Word::Describe(service) => match self.homes.describe(&service).await {
+                Ok(description) => {
+                    part(Some(&description.into()), 0).unwrap_or_else(|| self.disorder())
+                }
+                Err(failure) => Said::Failed(failure),
+            },
+            Word::Visit { visit, call } => self.begin(site, visit, call).await,
+            Word::Leave { visit } => {
+                self.stays()
+                    .retain(|(of, _), stay| of != site || stay.number != visit);
+                Said::Taken
+            }
+            Word::Here { visit } => match self.stay(site, visit) {
+                Some(_) => Said::Taken,
+                None => left(),
+            },
+            Word::Line {
+                visit,
+                line,
+                purpose,
+            } => {
+                let Some(stay) = self.stay(site, visit) else {
+                    return left();
+                };
+                let Some(purpose) = PURPOSES.into_iter().find(|known| *known == purpose) else {
+                    return self.disorder();
+                };
+                match stay.open(line, purpose).await {
+                    Ok(true) => Said::Taken,
+                    Ok(false) => self.disorder(),
+                    Err(error) => Said::Failed(Failure::of(&error, &self.site)),
+                }
+            }
+            Word::Over {
+                visit,
+                line,
+                transfer,
+            } => {
+                let intake = self.stay(site, visit).and_then(|stay| stay.line(line));
+                let Some(intake) = intake else { return left() };
+                if !intake.wants_transfer() {
+                    return Said::Taken;
+                }
+                match from.receive(TransferId(transfer)) {
+                    Ok(transfer) => {
+                        intake.over(transfer).await;
+                        Said::Taken
+                    }
+                    Err(_) => left(),
+                }
+            }
+            Word::Close { visit, line } => {
+                if let Some(stay) = self.stay(site, visit) {
+                    stay.close(line);
+                }
+                Said::Taken
+            }
+            Word::Ask {
+                visit,
+                line,
+                number,
+                answered,
+                ask,
+                wanted,
+                from,
+            } => {
+                let intake = self.stay(site, visit).and_then(|stay| stay.line(line));
+                let Some(intake) = intake else { return left() };
+                let coming = Coming {
+                    number,
+                    answered,
+                    ask,
+                    wanted,
+                    from,
+                };
+                intake.hear(coming).await
+            }
+            Word::Rest(service) => {
+                if let Ok(host) = self.homes.host(&service).await {
+                    // Best effort, and it may take long: nobody waits for it.
+                    tokio::spawn(async move { host.rest().await });
+                }
+                Said::Taken
+            }
+        }
+    }
+
+    async fn begin(&self, from: &SiteName, number: u64, call: Call) -> Said {
+        // Everybody speaks for his own site alone.
+        if call.from != *from {
+            return self.disorder();
+        }
+        let _one = self.beginning.lock().await;
+        if self.stay(from, number).is_some() {
+            return Said::Taken;
+        }
+        let key = (from.clone(), call.service.clone());
+        // The one before ends first: it holds the office.
+        drop(self.stays().remove(&key));
+        let host = match self.homes.host(&call.service).await {
+            Ok(host) => host,
+            Err(failure) => return Said::Failed(failure),
+        };
+        match host.visit(call).await {
+            Ok(visit) => {
+                self.stays().insert(key, Arc::new(Stay::new(number, visit)));
+                Said::Taken
+            }
+            Err(error) => Said::Failed(Failure::of(&error, &self.site)),
+        }
+    }
+
+    fn disorder(&self) -> Said {
+        Said::Failed(Failure::Disorder {
+            site: self.site.clone(),
+        })
+    }
+}
+
+impl Hears for Reception {
+    fn topic(&self) -> Topic {
+        TOPIC
+    }
+
+    fn hear(&self, from: Peer, body: Bytes) -> Soon<'_, Result<Bytes, Unheard>> {
+        Box::pin(async move {
+            let said = match postcard::from_bytes(&body) {
+                Ok(word) => self.answer(&from, word).await,
+                Err(_) => self.disorder(),
+            };
+            let said = postcard::to_stdvec(&said).map_err(|_| Unheard)?;
+            Ok(said.into())
+        })
+    }
+}
