@@ -201,6 +201,9 @@ pub struct Apply {
     /// Do not ask; without a terminal this is needed
     #[arg(long)]
     pub yes: bool,
+    /// With linked sites: whose daemon carries its users away. Not needed where one site alone has a daemon on this machine
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its help is that of the flag")]
     pub json: Json,

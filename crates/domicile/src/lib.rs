@@ -9,4 +9,5 @@ pub mod exit;
 pub mod planning;
 pub mod propose_toml;
 pub mod render;
+pub mod site;
 pub mod summary;

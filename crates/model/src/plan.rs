@@ -1,11 +1,11 @@
 //! A plan: the difference between where users live and where policy says they should.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Market, ServiceName, SiteName};
 
 /// Users of one market of one service that are to go from one site to another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedMove {
     /// The service.
     pub service: ServiceName,
@@ -24,7 +24,7 @@ pub struct PlannedMove {
 }
 
 /// Users of one market that live where they belong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stay {
     /// The service.
     pub service: ServiceName,
@@ -39,7 +39,7 @@ pub struct Stay {
 }
 
 /// Users who live elsewhere than the phases already carried out say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
     /// The service.
     pub service: ServiceName,
@@ -54,7 +54,7 @@ pub struct Drift {
 }
 
 /// What `plan` shows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The phase, where one is planned.
     pub phase: Option<String>,

@@ -81,7 +81,7 @@ impl Copier<'_> {
         let copied = self.copy_all(wanted, ready, aside).await;
         self.way.steering.at(Half::Copying, Step::Idle);
         match copied {
-            Err(Error::Aborted { .. }) => Ok(()),
+            Err(Error::Aborted { .. } | Error::Stopped { .. }) => Ok(()),
             copied => copied,
         }
     }

@@ -250,7 +250,7 @@ async fn follow_and_carry(
     let followed = catch_up.stop().await;
     // The follower's error is the cause where both have one.
     let outcome = match (followed, carried) {
-        (_, Err(aborted @ Error::Aborted { .. })) => return Err(aborted),
+        (_, Err(told @ (Error::Aborted { .. } | Error::Stopped { .. }))) => return Err(told),
         (Err(cause), _) if !matches!(cause, Error::StreamGone) => Err(cause),
         (_, Err(error)) => Err(error),
         (Err(cause), Ok(())) => Err(cause),
@@ -359,6 +359,7 @@ pub(crate) fn ends_the_attempts(error: &Error) -> bool {
         | Error::Behind { .. }
         | Error::ReferenceDiffers { .. }
         | Error::StreamGone
+        | Error::Stopped { .. }
         | Error::Left { .. }
         | Error::Disorder { .. }
         | Error::Aborted { .. }
@@ -496,7 +497,7 @@ impl Run<'_> {
                 match self.hand_over(desk, lanes, chunk).await {
                     // The copier hears it too, and ends what it has begun: nothing of it may still be on its way to a
                     // database when the move is put back.
-                    Err(Error::Aborted { .. }) => break,
+                    Err(Error::Aborted { .. } | Error::Stopped { .. }) => break,
                     handed => again.extend(handed?),
                 }
             }

@@ -126,6 +126,12 @@ pub enum Error {
         /// Whether nothing unfinished may be kept after it.
         ends: bool,
     },
+    /// Whoever runs the move ends, and the move goes on with the next run.
+    #[error("the run was told to end; move {id} goes on with the next")]
+    Stopped {
+        /// The move.
+        id: MoveId,
+    },
     /// Nobody serves the move at the target any more.
     #[error("nobody at {site} serves the move any more")]
     Left {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use model::{BatchId, MoveId, ServiceName, SiteName, UserKey};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Something that happened during a move. Carries no row values.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// The move begins, or goes on after an interruption.
@@ -51,10 +51,10 @@ pub enum Event {
         /// Rows verified.
         rows: u64,
         /// From the fence's request to the target's commit.
-        #[serde(rename = "pause_ms", serialize_with = "milliseconds")]
+        #[serde(rename = "pause_ms", with = "milliseconds")]
         pause: Duration,
         /// The part of the pause in which the fence waited for open transactions.
-        #[serde(rename = "fence_ms", serialize_with = "milliseconds")]
+        #[serde(rename = "fence_ms", with = "milliseconds")]
         fence: Duration,
     },
     /// A batch was refused or given up; its users go again or are set aside.
@@ -99,8 +99,20 @@ pub enum Event {
     },
 }
 
-fn milliseconds<S: serde::Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e3)
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e3)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let milliseconds = f64::deserialize(from)?;
+        Duration::try_from_secs_f64(milliseconds / 1e3).map_err(D::Error::custom)
+    }
 }
 
 /// Watches a move. Called from the mover's tasks: must not block.

@@ -7,6 +7,7 @@ use model::table::HomeSchema;
 use model::{KeyKind, ServiceName, SiteName};
 use postgres::connect::{Session, connect};
 use residency::office::Office;
+use tokio::sync::watch;
 
 use crate::error::{At, Result};
 use crate::far::{Far, Seat, Visited};
@@ -63,6 +64,33 @@ pub struct Route {
     pub door: Arc<dyn Door>,
     /// What users have besides rows.
     pub manifests: Arc<dyn Manifests>,
+    /// When this run is to end.
+    pub stop: Stop,
+}
+
+/// Whether a run is to come to a safe point and end there, with the move to go on another time.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<bool>);
+
+// === impl Stop ===
+
+impl Stop {
+    /// As soon as `told` says so.
+    pub fn when(told: watch::Receiver<bool>) -> Self {
+        Self(told)
+    }
+
+    /// Only with the process.
+    pub fn never() -> Self {
+        Self(watch::channel(false).1)
+    }
+
+    /// Waits until it is.
+    pub(crate) async fn told(mut self) {
+        if self.0.wait_for(|told| *told).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// Where users go: another site, and how it is reached.

@@ -40,6 +40,8 @@ pub(crate) struct Steering {
     limit: watch::Sender<Limit>,
     copied: Arc<AtomicU64>,
     task: AbortHandle,
+    /// Waits for the word that the run is to end.
+    ending: AbortHandle,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +49,8 @@ struct State {
     orders: Orders,
     /// Whether this run comes to its end, whatever is wished of the move.
     stopping: bool,
+    /// Whether it is to, as whoever runs it ends.
+    stopped: bool,
     /// Whether whoever watches was told that the move holds still.
     pause_told: bool,
     copying: Step,
@@ -65,7 +69,7 @@ struct State {
 impl State {
     /// What the halves are to do.
     fn wish(&self) -> Wish {
-        if self.stopping {
+        if self.stopping || self.stopped {
             Wish::Abort
         } else {
             self.orders.wish
@@ -108,7 +112,15 @@ impl Steering {
     /// Reads what is wished of the move `id`, and goes on looking until this is dropped.
     pub(crate) async fn start(route: &Route, id: &MoveId, office: &Office) -> Result<Self> {
         let (follower, session) = Follower::open(route, id, office).await?;
+        let (state, limit) = (Arc::clone(&follower.state), follower.limit.clone());
+        let told = route.stop.clone();
+        let ending = tokio::spawn(async move {
+            told.told().await;
+            state.send_modify(|state| state.stopped = true);
+            limit.send_replace(Limit::Stop);
+        });
         Ok(Self {
+            ending: ending.abort_handle(),
             id: id.clone(),
             state: Arc::clone(&follower.state),
             limit: follower.limit.clone(),
@@ -188,8 +200,13 @@ impl Steering {
 
     /// Ends with [`Error::Aborted`] where the move is to end.
     pub(crate) fn unless_aborted(&self) -> Result<()> {
-        match self.state.borrow().orders.wish {
+        let (wish, stopped) = {
+            let state = self.state.borrow();
+            (state.orders.wish, state.stopped)
+        };
+        match wish {
             Wish::Abort => Err(self.aborted()),
+            Wish::Go | Wish::Pause if stopped => Err(self.aborted()),
             Wish::Go | Wish::Pause => Ok(()),
         }
     }
@@ -249,8 +266,11 @@ impl Steering {
     }
 
     fn aborted(&self) -> Error {
-        Error::Aborted {
-            id: self.id.clone(),
+        let id = self.id.clone();
+        let state = self.state.borrow();
+        match state.stopped && state.orders.wish != Wish::Abort {
+            true => Error::Stopped { id },
+            false => Error::Aborted { id },
         }
     }
 }
@@ -258,6 +278,7 @@ impl Steering {
 impl Drop for Steering {
     fn drop(&mut self) {
         self.task.abort();
+        self.ending.abort();
     }
 }
 

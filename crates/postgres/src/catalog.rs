@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use model::KeyKind;
 use model::table::{Column, ForeignKey, TableName};
+use serde::{Deserialize, Serialize};
 
 pub use read::read;
 
@@ -34,7 +35,7 @@ impl ReadError {
 }
 
 /// The catalog of one home database.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Catalog {
     /// `server_version_num`: 150018.
     pub server_version: i32,
@@ -45,7 +46,7 @@ pub struct Catalog {
 }
 
 /// What kind of relation a table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TableKind {
     /// An ordinary table that is no partition.
     Ordinary,
@@ -62,7 +63,7 @@ pub enum TableKind {
 }
 
 /// One relation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     /// Its object id in this database.
     pub oid: u32,
@@ -103,7 +104,7 @@ pub struct Table {
 }
 
 /// One column.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableColumn {
     /// As a move needs it.
     pub column: Column,
@@ -120,7 +121,7 @@ pub struct TableColumn {
 }
 
 /// A sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sequence {
     /// Its name.
     pub name: TableName,
@@ -137,7 +138,7 @@ pub struct Sequence {
 }
 
 /// When a trigger fires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TriggerFires {
     /// Not under `session_replication_role = replica`.
     Origin,
@@ -150,7 +151,7 @@ pub enum TriggerFires {
 }
 
 /// A trigger.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trigger {
     /// Its name.
     pub name: String,

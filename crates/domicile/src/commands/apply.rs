@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::plan::Plan as Planned;
-use model::{Market, ServiceName, SiteName, UserKey};
+use model::{KeyKind, Market, ServiceName, SiteName, UserKey};
 use mover::drive::{self, Expected, Wanted};
-use mover::route::Route;
+use mover::route::{End, Route};
 use postgres::census;
 use residency::journal::{self, Purpose};
 
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 use crate::render::progress::Progress;
 use crate::render::{self, Form};
+use crate::site;
 
 /// One run of the mover: from where to where, for whom.
 pub struct Errand {
@@ -35,12 +36,42 @@ pub struct Errand {
 
 /// Moves who is to move, and seals the ledgers.
 pub async fn run(config: &Config, args: &Apply) -> Outcome {
+    if let Some(site) = site::of_daemon(config, args.site.as_deref())? {
+        return by_daemon(config, args, &site).await;
+    }
     let outcome = unsealed(config, args).await;
     // Where the configuration is in the way, it is in the way of that too.
     if !matches!(&outcome, Err(failure) if failure.exit == Exit::Usage) {
         ledger::seal::after(config).await;
     }
     outcome
+}
+
+/// What the site's daemon does for us.
+async fn by_daemon(config: &Config, args: &Apply, site: &SiteName) -> Outcome {
+    let form = Form::of_stdout(args.json.json);
+    let users = args.users.as_deref().map(users::read).transpose()?;
+    let daemon = site::reach(config, site)?;
+    let planned = daemon.plan(args.phase.as_deref(), Measure::Users).await?;
+    if planned.moves.is_empty() || form != Form::Json {
+        show(&render::plan::render(&planned, form))?;
+    }
+    if planned.moves.is_empty() || !confirmed(args.yes, "Move these users?")? {
+        return Ok(Exit::Done);
+    }
+    let progress =
+        Progress::start(form).or_fail(Exit::Unreached, || "cannot show progress".into())?;
+    let ended = daemon
+        .apply(planned.phase.as_deref(), users, &progress)
+        .await;
+    let (tally, elapsed) = progress.finish();
+    let mismatches = ended.as_ref().map_or(0, |ended| ended.mismatches);
+    let summary = tally.summary(elapsed, true, mismatches);
+    show(&render::summary::render(&summary, form))?;
+    match ended?.failed {
+        Some(failed) => Err(failed.into()),
+        None => Ok(render::summary::exit(&summary)),
+    }
 }
 
 /// As [`run`], and leaves the ledgers to somebody else: the demo's sites have no keys.
@@ -170,8 +201,8 @@ async fn of_plan(
         let (wanted, expected) = match only {
             None => (Wanted::Markets(markets), expected),
             Some(only) => {
-                no_file(&route, only)?;
-                let among = among(&route, only, &markets).await?;
+                no_file(&name, route.source.kind(), only)?;
+                let among = among(&route.source, only, &markets).await?;
                 among.iter().for_each(|user| {
                     left.remove(user);
                 });
@@ -212,27 +243,24 @@ async fn of_plan(
 }
 
 /// Refuses keys that no user of the service can have: as a rule the name of a file that is not there.
-fn no_file(route: &Route, users: &[UserKey]) -> Outcome<()> {
-    let kind = route.source.kind();
+pub fn no_file(service: &ServiceName, kind: KeyKind, users: &[UserKey]) -> Outcome<()> {
     match users.iter().find(|user| !kind.accepts(user.as_str())) {
         None => Ok(()),
         Some(user) => Err(Failure::usage(format_args!(
-            "--users: {user} can be no user's key in {}, and there is no such file",
-            route.service
+            "--users: {user} can be no user's key in {service}, and there is no such file"
         ))
         .mend("name a file with one key a line, or the keys with commas between")),
     }
 }
 
 /// Those of `users` who live at the route's source and are of `markets`.
-async fn among(route: &Route, users: &[UserKey], markets: &[Market]) -> Outcome<Vec<UserKey>> {
-    let failed = || format!("cannot look up the users at {}", route.source.site);
-    let mut session = route
-        .source
+pub async fn among(source: &End, users: &[UserKey], markets: &[Market]) -> Outcome<Vec<UserKey>> {
+    let failed = || format!("cannot look up the users at {}", source.site);
+    let mut session = source
         .session("apply")
         .await
         .or_fail(Exit::Unreached, failed)?;
-    let found = census::users_exist(&mut session, &route.source.schema, false, users)
+    let found = census::users_exist(&mut session, &source.schema, false, users)
         .await
         .or_fail(Exit::Unreached, failed)?;
     let wanted = |user: &&UserKey| {
@@ -323,6 +351,7 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
         | Error::Connect { .. }
         | Error::Port(_)
         | Error::StreamGone
+        | Error::Stopped { .. }
         | Error::Peer { .. }
         | Error::Left { .. }
         | Error::Disorder { .. } => (

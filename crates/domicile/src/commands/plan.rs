@@ -115,6 +115,21 @@ pub async fn survey(config: &Config, measure: Measure) -> Outcome<Survey> {
     Ok(survey)
 }
 
+/// Asks the home databases at `site`.
+pub async fn survey_at(config: &Config, site: &SiteName, measure: Measure) -> Outcome<Survey> {
+    let mut survey = Survey {
+        measure,
+        ..Survey::default()
+    };
+    for (name, service) in &config.services {
+        if service.databases.contains_key(site) {
+            let mut home = Home::open(name, service, site, "plan").await?;
+            survey.add(name, service, &mut home).await?;
+        }
+    }
+    Ok(survey)
+}
+
 impl Survey {
     /// Asks one home database.
     pub(super) async fn add(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::{ServiceName, SiteName};
 use mover::host::Host;
 use mover::ports::{NoDoor, RowsOnly};
-use mover::route::{Bounds, End, Route, Target};
+use mover::route::{Bounds, End, Route, Stop, Target};
 use postgres::preflight::{self, Expectation, Level, Side};
 
 use super::homes::{self, Home};
@@ -94,12 +94,13 @@ impl Ends {
             bounds: bounds(service),
             door: Arc::new(NoDoor),
             manifests: Arc::new(RowsOnly),
+            stop: Stop::never(),
         }))
     }
 }
 
 /// The end of a move that `home` is.
-pub(super) fn end(service: &Service, home: &Home) -> Outcome<End> {
+pub fn end(service: &Service, home: &Home) -> Outcome<End> {
     Ok(End {
         site: home.site.clone(),
         url: service.databases[&home.site].url()?.expose().to_owned(),
@@ -107,7 +108,8 @@ pub(super) fn end(service: &Service, home: &Home) -> Outcome<End> {
     })
 }
 
-fn bounds(service: &Service) -> Bounds {
+/// The bounds of a service's moves.
+pub fn bounds(service: &Service) -> Bounds {
     Bounds {
         batch_users: usize::try_from(service.batch.users).unwrap_or(usize::MAX),
         batch_rows: service.batch.rows,
@@ -120,6 +122,15 @@ fn bounds(service: &Service) -> Bounds {
 }
 
 async fn refuse_blockers(name: &ServiceName, service: &Service, home: &Home) -> Outcome<()> {
+    refuse(name, inspected(name, service, home).await?)
+}
+
+/// What a look at `home` finds.
+pub async fn inspected(
+    name: &ServiceName,
+    service: &Service,
+    home: &Home,
+) -> Outcome<Vec<preflight::Finding>> {
     let expect = Expectation {
         service: name,
         origin: &service.origin,
@@ -128,12 +139,11 @@ async fn refuse_blockers(name: &ServiceName, service: &Service, home: &Home) -> 
         ids: homes::ids(service),
         long_transaction: LONG_TRANSACTION,
     };
-    let found = preflight::inspect(&home.session, &home.site, &expect)
+    preflight::inspect(&home.session, &home.site, &expect)
         .await
         .or_fail(Exit::Unreached, || {
             format!("{name}: cannot look at the database at {}", home.site)
-        })?;
-    refuse(name, found)
+        })
 }
 
 fn refuse_differences(name: &ServiceName, service: &Service, a: &Home, b: &Home) -> Outcome<()> {
@@ -144,13 +154,18 @@ fn refuse_differences(name: &ServiceName, service: &Service, a: &Home, b: &Home)
             catalog: &home.catalog,
         })
     }
-    let (a, b) = (side(a)?, side(b)?);
-    let mut found = preflight::compare(&a, &b);
-    found.extend(preflight::compare_ids(&[a, b], homes::ids(service)));
-    refuse(name, found)
+    refuse(name, differences(service, side(a)?, side(b)?))
 }
 
-fn refuse(name: &ServiceName, found: Vec<preflight::Finding>) -> Outcome<()> {
+/// What differs at `b` from `a`.
+pub fn differences(service: &Service, a: Side<'_>, b: Side<'_>) -> Vec<preflight::Finding> {
+    let mut found = preflight::compare(&a, &b);
+    found.extend(preflight::compare_ids(&[a, b], homes::ids(service)));
+    found
+}
+
+/// A failure that names the first blocker of what was found.
+pub fn refuse(name: &ServiceName, found: Vec<preflight::Finding>) -> Outcome<()> {
     let blockers: Vec<_> = found
         .into_iter()
         .filter(|f| f.level == Level::Blocker)

@@ -3,13 +3,22 @@
 mod manager;
 mod settings;
 
+use std::path::{Path, PathBuf};
+
 use daemon::{Daemon, DaemonError, Ending};
 use link::StartError;
+use model::SiteName;
 
 use super::homes::known_site;
 use crate::cli::{Cli, Role, Serve};
 use crate::config::{Config, Reader};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::site;
+
+/// The admin socket of `site`'s daemon: of the command line, of the configuration, or where it is put otherwise.
+pub fn socket_of(config: &Config, site: &SiteName, named: Option<&Path>) -> PathBuf {
+    settings::place(config, site, named)
+}
 
 /// Runs until it is told to end.
 pub async fn run(cli: &Cli, args: &Serve) -> Outcome {
@@ -30,6 +39,7 @@ pub async fn run(cli: &Cli, args: &Serve) -> Outcome {
     let site = known_site(&config, &args.site)?;
     let settings = settings::of(&config, &site, args.socket.as_deref())?;
     let daemon = Daemon::new(settings).tells(manager::tell);
+    let daemon = site::plug(daemon, config, &site);
     daemon.run(ending.clone()).await.map_err(failed)?;
     Ok(match ending.at_once.is_cancelled() {
         true => Exit::Unfinished,

@@ -61,9 +61,18 @@ pub enum Reader {
 }
 
 impl Config {
-    /// Reads `file`, for a command that works at all sites.
+    /// Reads `file`, for a command. Where sites are linked it need not know of the databases of others.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        Self::load_for(Reader::Programme, file)
+        let config = Self::load_for(Reader::Site, file)?;
+        let linked = |site: &Site| {
+            site.link
+                .as_ref()
+                .is_some_and(|link| link.address.is_some())
+        };
+        match config.sites.values().any(linked) {
+            true => Ok(config),
+            false => Self::load_for(Reader::Programme, file),
+        }
     }
 
     /// Reads `file`.

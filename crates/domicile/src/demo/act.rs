@@ -130,6 +130,7 @@ impl Act<'_> {
         let wanted = Apply {
             phase: Some(self.phase.to_owned()),
             users: None,
+            site: None,
             yes: true,
             json: Json { json: false },
         };

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 pub mod depot;
+pub mod linked;
 pub mod program;
 pub mod refusal;
 pub mod served;

@@ -105,7 +105,11 @@ impl Follower {
         let orders = steering::orders(&**session, &self.id).await?;
         self.state
             .send_if_modified(|state| std::mem::replace(&mut state.orders, orders) != orders);
-        let limit = match self.state.borrow().stopping {
+        let ends = {
+            let state = self.state.borrow();
+            state.stopping || state.stopped
+        };
+        let limit = match ends {
             true => Limit::Stop,
             false => limit(orders, self.configured),
         };

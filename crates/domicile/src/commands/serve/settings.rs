@@ -38,7 +38,7 @@ pub(super) fn of(config: &Config, site: &SiteName, socket: Option<&Path>) -> Out
         services,
         link: link(config, site, own)?,
         admin: Admin {
-            socket: place(config, site, own, socket),
+            socket: place(config, site, socket),
             listen: own.admin.listen.clone(),
         },
         patience: Settings::PATIENCE,
@@ -47,8 +47,10 @@ pub(super) fn of(config: &Config, site: &SiteName, socket: Option<&Path>) -> Out
 
 /// The command line's socket, the configuration's, one in the folder that the service manager gave us, one beside the
 /// configuration.
-fn place(config: &Config, site: &SiteName, own: &Site, socket: Option<&Path>) -> PathBuf {
-    if let Some(path) = socket.or(own.admin.socket.as_deref()) {
+pub(super) fn place(config: &Config, site: &SiteName, socket: Option<&Path>) -> PathBuf {
+    let configured = config.sites.get(site);
+    let configured = configured.and_then(|own| own.admin.socket.as_deref());
+    if let Some(path) = socket.or(configured) {
         return path.to_owned();
     }
     let given = std::env::var_os("RUNTIME_DIRECTORY");
