@@ -4,12 +4,15 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use shop::workload::{Isolation, Workload, WorkloadOptions};
 use support::linked::{Linked, met};
-use support::{Clusters, World, more_acknowledged};
+use support::served::Served;
+use support::{Clusters, PATIENCE, SITES, World, more_acknowledged};
+use testbed::wait_until;
 
 /// One in ten stays.
 const MARKETS: [(&str, u32); 2] = [("IN", 9), ("CN", 1)];
@@ -65,5 +68,253 @@ async fn two_daemons_move_a_shop_under_writers() -> Result<()> {
     at_rest(&linked, workload, &movers).await?;
     let again = linked.apply(0).run().await?.expect(0)?;
     ensure!(!again.stdout.contains("\"event\":\"started\""), "{again}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_is_cut_again_and_again_delays_a_move_and_loses_nothing() -> Result<()> {
+    let (linked, movers) = shop("cut_link", 300).await?;
+    let both = linked.serve_both().await?;
+    let workload = writers(&linked.world).await?;
+    let mut apply = linked.apply(0).start()?;
+    let moved = "SELECT count(*) FROM domicile.resident WHERE state = 'departed'";
+    let (mut cuts, mut before) = (0, 0);
+    wait_until("the move is over", PATIENCE, async || {
+        let more: usize = linked.world.value(0, moved).await?.parse()?;
+        // Seldom, whenever it has come further: so it is cut at ever other steps.
+        if more >= before + 48 || cuts == 0 {
+            linked.relay.cut();
+            (cuts, before) = (cuts + 1, more);
+        }
+        Ok(more == movers.len())
+    })
+    .await
+    .with_context(|| format!("{}\n{}", both[0].log(), both[1].log()))?;
+    ensure!(cuts > 2, "it was cut {cuts} times");
+    at_rest(&linked, workload, &movers).await?;
+    // It may have been told of a delay; what it says of users moved in its time is no more than the truth.
+    wait_until("apply ends", PATIENCE, async || {
+        Ok(apply.ended()?.is_some())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_link_is_down_offered_users_wait_and_no_second_home_appears() -> Result<()> {
+    let (linked, movers) = shop("down_link", 120).await?;
+    let hold = linked.world.path("hold");
+    let held = linked
+        .serving(1)
+        .env("DOMICILE_HOLD", format!("after-accept={}", hold.display()));
+    let both = [linked.serve(0).await?, linked.serve_as(1, held).await?];
+    met(&both).await?;
+    let workload = writers(&linked.world).await?;
+    let apply = linked.apply(0).start()?;
+    support::wait_for_file(&hold, true).await?;
+    // The target has decided; the source does not hear of it.
+    linked.relay.let_through(false);
+    linked.relay.cut();
+    std::fs::remove_file(&hold)?;
+    let offered = "SELECT count(*) FROM domicile.resident WHERE state = 'offered'";
+    ensure!(
+        linked.world.value(0, offered).await? != "0",
+        "nobody is in doubt"
+    );
+    both[0]
+        .until("beijing knows that the link is down", |status| {
+            status["peers"][0]["connected"] == false
+        })
+        .await?;
+    ensure!(
+        linked.world.value(0, offered).await? != "0",
+        "somebody reopened the batch alone"
+    );
+    linked.relay.let_through(true);
+    at_rest(&linked, workload, &movers).await?;
+    apply.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_is_told_to_end_comes_to_a_safe_point_and_the_next_goes_on() -> Result<()> {
+    let (linked, movers) = shop("told_to_end", 600).await?;
+    let [beijing, singapore] = linked.serve_both().await?;
+    let workload = writers(&linked.world).await?;
+    let apply = linked.apply(0).start()?;
+    let begun = "SELECT count(*) > 0 FROM domicile.resident WHERE state = 'departed'";
+    linked.world.wait_for(0, begun, "true").await?;
+    let (ran, log, took) = beijing.terminate().await?;
+    ensure!(ran.code == Some(0), "{ran}");
+    ensure!(took < Duration::from_secs(10), "it took {took:?}: {log}");
+    let closed = "SELECT count(*) FROM domicile.resident WHERE state IN ('fenced', 'offered')";
+    assert_eq!(linked.world.value(0, closed).await?, "0", "{log}");
+    let moved: usize = linked
+        .world
+        .value(
+            0,
+            "SELECT count(*) FROM domicile.resident WHERE state = 'departed'",
+        )
+        .await?
+        .parse()?;
+    ensure!(
+        moved < movers.len(),
+        "it was over before it was told to end"
+    );
+    let told = apply.end().await?.expect(3)?;
+    ensure!(told.stderr.contains("goes on"), "{told}");
+    more_acknowledged(&workload, 60).await?;
+    let both = [linked.serve(0).await?, singapore];
+    met(&both).await?;
+    at_rest(&linked, workload, &movers).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sites_whose_policies_differ_move_nobody_over_the_link() -> Result<()> {
+    let (linked, _) = shop("policies_differ", 40).await?;
+    let world = &linked.world;
+    world.admin(1).await?.batch_execute(
+        "INSERT INTO domicile.policy (version, body) SELECT 'sha256/other', body FROM domicile.policy ORDER BY n DESC LIMIT 1",
+    ).await?;
+    let _both = linked.serve_both().await?;
+    let ran = linked.apply(0).run().await?.expect(2)?;
+    ensure!(ran.stderr.contains("is of version"), "{ran}");
+    let refused = "SELECT count(*) > 0 FROM domicile.entry WHERE kind = 'policy_refused'";
+    assert_eq!(world.value(1, refused).await?, "true");
+    let anybody = "SELECT count(*) FROM domicile.resident WHERE state <> 'settled'";
+    for site in [0, 1] {
+        assert_eq!(world.value(site, anybody).await?, "0");
+    }
+    Ok(())
+}
+
+/// The points that a daemon passed, each once.
+fn passed(linked: &Linked, site: usize) -> Result<BTreeSet<String>> {
+    let text = std::fs::read_to_string(linked.world.path(&format!("{}.points", SITES[site])))?;
+    let name = |line: &str| line.split(':').next().unwrap_or(line).to_owned();
+    Ok(text.lines().map(name).collect())
+}
+
+/// A shop whose users travel between two daemons.
+struct Travellers {
+    linked: Linked,
+    users: Vec<i32>,
+    /// Where they live.
+    home: usize,
+}
+
+impl Travellers {
+    /// The other site takes them; `disturb` has the two daemons, the source's first.
+    async fn travel(
+        &mut self,
+        both: [Served; 2],
+        disturb: impl AsyncFnOnce(&Linked, [Served; 2]) -> Result<[Served; 2]>,
+    ) -> Result<[Served; 2]> {
+        let (linked, source, target) = (&self.linked, self.home, 1 - self.home);
+        let options = WorkloadOptions {
+            writers: 3,
+            think: Duration::from_millis(10),
+            isolations: Isolation::ALL.to_vec(),
+            ..WorkloadOptions::default()
+        };
+        let world = &linked.world;
+        let workload = world.writers(SITES[source], &self.users, options).await?;
+        more_acknowledged(&workload, 5).await?;
+        let phase = ["out", "back"][source];
+        let apply = linked.apply(source).arg("--phase").arg(phase).start()?;
+        let both = disturb(linked, both).await?;
+        let there = format!(
+            "SELECT count(*) = {} FROM domicile.resident WHERE state = 'settled' AND user_key = ANY (ARRAY{:?})",
+            self.users.len(),
+            self.users
+        );
+        let running = "SELECT count(*) FROM domicile.move WHERE state = 'running'";
+        let over = async {
+            // What was applied before the daemon had a link, or died before it had begun a move, is asked for again.
+            apply.end().await?;
+            wait_until("everybody has moved", PATIENCE, async || {
+                if world.value(target, &there).await? == "true" {
+                    return Ok(world.value(source, running).await? == "0");
+                }
+                let again = linked.apply(source).arg("--phase").arg(phase);
+                again.run().await?;
+                Ok(false)
+            })
+            .await
+        };
+        let over: Result<()> = over.await;
+        over.with_context(|| format!("{}\n{}", both[0].log(), both[1].log()))?;
+        more_acknowledged(&workload, 5).await?;
+        let log = workload.stop().await?;
+        world.expect_clean(&log, SITES[source], |_| true).await?;
+        world.expect_rest_but_running().await?;
+        world.expect_one_home_each().await?;
+        self.home = target;
+        Ok(both)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn either_daemon_dies_at_every_step() -> Result<()> {
+    let world = World::shop(Clusters::own("kills").await?, "kills", 36, &[("IN", 1)]).await?;
+    world.configure("back.toml", "back", &[("IN", "beijing")])?;
+    world.configure("domicile.toml", "out", &[("IN", "singapore")])?;
+    world.install().await?;
+    std::fs::copy(world.path("installed.toml"), world.path("domicile.toml"))?;
+    let users = world.users_of(0, "IN").await?;
+    let linked = Linked::new(world).await?;
+    let mut travellers = Travellers {
+        linked,
+        users,
+        home: 0,
+    };
+    let start = async |linked: &Linked, site: usize, env: &str, value: &str| {
+        let program = linked.serving(site).env(env, value);
+        linked.serve_as(site, program).await
+    };
+    // One journey each way that says which points there are, at the source and at the target.
+    let mut both = [
+        start(&travellers.linked, 0, "DOMICILE_POINTS", "beijing.points").await?,
+        start(&travellers.linked, 1, "DOMICILE_POINTS", "singapore.points").await?,
+    ];
+    met(&both).await?;
+    both = travellers.travel(both, async |_, both| Ok(both)).await?;
+    let points = [
+        passed(&travellers.linked, 0)?,
+        passed(&travellers.linked, 1)?,
+    ];
+    ensure!(points[0].contains("after-offer"), "{points:?}");
+    ensure!(points[1].contains("after-accept"), "{points:?}");
+    drop(both);
+    let mut cases: Vec<(bool, String)> = Vec::new();
+    for (at_target, points) in [(false, &points[0]), (true, &points[1])] {
+        cases.extend(points.iter().map(|point| (at_target, point.clone())));
+    }
+    ensure!(cases.len() > 20, "{cases:?}");
+    for (at_target, point) in cases {
+        let victim = if at_target {
+            1 - travellers.home
+        } else {
+            travellers.home
+        };
+        let mut both = Vec::new();
+        for site in [0, 1] {
+            let stop = if site == victim { point.as_str() } else { "" };
+            both.push(start(&travellers.linked, site, "DOMICILE_STOP", stop).await?);
+        }
+        let both: [Served; 2] = both.try_into().ok().context("two")?;
+        met(&both).await?;
+        let both = travellers
+            .travel(both, async |linked, mut both| {
+                wait_until("the daemon dies", PATIENCE, async || {
+                    Ok(both[victim].running.ended()?.is_some())
+                })
+                .await?;
+                both[victim] = linked.serve(victim).await?;
+                Ok(both)
+            })
+            .await
+            .with_context(|| format!("death of {} at {point}", SITES[victim]))?;
+        drop(both);
+    }
     Ok(())
 }

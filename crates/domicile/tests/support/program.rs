@@ -63,6 +63,12 @@ impl Program {
         Program(command)
     }
 
+    /// Adds an argument.
+    pub fn arg(mut self, arg: &str) -> Program {
+        self.0.arg(arg);
+        self
+    }
+
     /// Sets a variable of its environment.
     pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Program {
         self.0.env(name, value);
