@@ -200,6 +200,15 @@ struct Travellers {
     users: Vec<i32>,
     /// Where they live.
     home: usize,
+    journeys: usize,
+}
+
+/// More than there are steps, twice.
+const JOURNEYS_MAX: usize = 99;
+
+/// The phase of a journey.
+fn journey(n: usize) -> String {
+    format!("journey-{n:02}")
 }
 
 impl Travellers {
@@ -219,7 +228,7 @@ impl Travellers {
         let world = &linked.world;
         let workload = world.writers(SITES[source], &self.users, options).await?;
         more_acknowledged(&workload, 5).await?;
-        let phase = ["out", "back"][source];
+        let phase = &journey(self.journeys);
         let apply = linked.apply(source).arg("--phase").arg(phase).start()?;
         let both = disturb(linked, both).await?;
         let there = format!(
@@ -249,6 +258,7 @@ impl Travellers {
         world.expect_rest_but_running().await?;
         world.expect_one_home_each().await?;
         self.home = target;
+        self.journeys += 1;
         Ok(both)
     }
 }
@@ -256,8 +266,11 @@ impl Travellers {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn either_daemon_dies_at_every_step() -> Result<()> {
     let world = World::shop(Clusters::own("kills").await?, "kills", 36, &[("IN", 1)]).await?;
-    world.configure("back.toml", "back", &[("IN", "beijing")])?;
-    world.configure("domicile.toml", "out", &[("IN", "singapore")])?;
+    // A later phase overrides an earlier one: each journey is a phase of its own.
+    for n in 0..JOURNEYS_MAX {
+        let home = [("IN", SITES[1 - n % 2])];
+        world.configure("domicile.toml", &journey(n), &home)?;
+    }
     world.install().await?;
     std::fs::copy(world.path("installed.toml"), world.path("domicile.toml"))?;
     let users = world.users_of(0, "IN").await?;
@@ -266,6 +279,7 @@ async fn either_daemon_dies_at_every_step() -> Result<()> {
         linked,
         users,
         home: 0,
+        journeys: 0,
     };
     let start = async |linked: &Linked, site: usize, env: &str, value: &str| {
         let program = linked.serving(site).env(env, value);
@@ -308,7 +322,8 @@ async fn either_daemon_dies_at_every_step() -> Result<()> {
                 wait_until("the daemon dies", PATIENCE, async || {
                     Ok(both[victim].running.ended()?.is_some())
                 })
-                .await?;
+                .await
+                .with_context(|| format!("{}\n{}", both[0].log(), both[1].log()))?;
                 both[victim] = linked.serve(victim).await?;
                 Ok(both)
             })
