@@ -48,6 +48,11 @@ pub(super) fn of_daemon(args: &Serve) -> Outcome<()> {
         .with(json.map(|lines| lines.with_filter(filter_fn(discreet))))
         .with(filter)
         .try_init();
+    // What a panic says may hold what was being worked on: where it happened is enough to find the mistake.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, "panicked");
+    }));
     Ok(())
 }
 

@@ -182,7 +182,7 @@ fn an_unknown_key_is_named_with_file_and_line_at_every_level() {
     assert_eq!(
         replaced(1, "[site.beijing]\nplanet = \"earth\""),
         "domicile.toml:2: unknown key `planet` in site.beijing; \
-         known here: country, provider, key, link, gateway, after_restart"
+         known here: country, provider, key, link, admin, gateway, after_restart"
     );
     assert!(
         replaced(5, "[service.shop]\nbatch = { user = 3 }")

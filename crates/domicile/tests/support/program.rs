@@ -22,6 +22,10 @@ fn linked() -> &'static Path {
         let link = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         // The one of an earlier run, if there is one.
         let _ = std::fs::remove_file(&link);
+        // Another build of the program can be put to the test, as an installed one.
+        if let Some(program) = std::env::var_os("DOMICILE_PROGRAM") {
+            return PathBuf::from(program);
+        }
         std::fs::hard_link(env!("CARGO_BIN_EXE_domicile"), &link)
             .expect("the target directory takes links");
         link
