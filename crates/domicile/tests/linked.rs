@@ -194,142 +194,110 @@ fn passed(linked: &Linked, site: usize) -> Result<BTreeSet<String>> {
     Ok(text.lines().map(name).collect())
 }
 
-/// A shop whose users travel between two daemons.
-struct Travellers {
-    linked: Linked,
-    users: Vec<i32>,
-    /// Where they live.
-    home: usize,
-    journeys: usize,
+/// More groups than there are steps.
+const GROUPS: usize = 70;
+/// How many go together: two batches.
+const TOGETHER: usize = 20;
+
+/// A market with a phase of its own.
+fn group(n: usize) -> String {
+    format!("G{n:02}")
 }
 
-/// More than there are steps, twice.
-const JOURNEYS_MAX: usize = 99;
-
-/// The phase of a journey.
-fn journey(n: usize) -> String {
-    format!("journey-{n:02}")
-}
-
-impl Travellers {
-    /// The other site takes them; `disturb` has the two daemons, the source's first.
-    async fn travel(
-        &mut self,
-        both: [Served; 2],
-        disturb: impl AsyncFnOnce(&Linked, [Served; 2]) -> Result<[Served; 2]>,
-    ) -> Result<[Served; 2]> {
-        let (linked, source, target) = (&self.linked, self.home, 1 - self.home);
-        let options = WorkloadOptions {
-            writers: 3,
-            think: Duration::from_millis(10),
-            isolations: Isolation::ALL.to_vec(),
-            ..WorkloadOptions::default()
-        };
-        let world = &linked.world;
-        let workload = world.writers(SITES[source], &self.users, options).await?;
-        more_acknowledged(&workload, 5).await?;
-        let phase = &journey(self.journeys);
-        let apply = linked.apply(source).arg("--phase").arg(phase).start()?;
-        let both = disturb(linked, both).await?;
-        let there = format!(
-            "SELECT count(*) = {} FROM domicile.resident WHERE state = 'settled' AND user_key = ANY (ARRAY{:?})",
-            self.users.len(),
-            self.users
-        );
-        let running = "SELECT count(*) FROM domicile.move WHERE state = 'running'";
-        let over = async {
-            // What was applied before the daemon had a link, or died before it had begun a move, is asked for again.
-            apply.end().await?;
-            wait_until("everybody has moved", PATIENCE, async || {
-                if world.value(target, &there).await? == "true" {
-                    return Ok(world.value(source, running).await? == "0");
-                }
-                let again = linked.apply(source).arg("--phase").arg(phase);
-                again.run().await?;
-                Ok(false)
-            })
-            .await
-        };
-        let over: Result<()> = over.await;
-        over.with_context(|| format!("{}\n{}", both[0].log(), both[1].log()))?;
-        more_acknowledged(&workload, 5).await?;
-        let log = workload.stop().await?;
-        world.expect_clean(&log, SITES[source], |_| true).await?;
-        world.expect_rest_but_running().await?;
-        world.expect_one_home_each().await?;
-        self.home = target;
-        self.journeys += 1;
-        Ok(both)
-    }
+/// Group `n` moves from beijing to singapore under writers; `disturb` has the two daemons meanwhile.
+async fn move_group(
+    linked: &Linked,
+    n: usize,
+    both: [Served; 2],
+    disturb: impl AsyncFnOnce(&Linked, [Served; 2]) -> Result<[Served; 2]>,
+) -> Result<[Served; 2]> {
+    let world = &linked.world;
+    let users = world.users_of(0, &group(n)).await?;
+    ensure!(!users.is_empty(), "nobody is of group {n}");
+    let options = WorkloadOptions {
+        writers: 3,
+        think: Duration::from_millis(10),
+        isolations: Isolation::ALL.to_vec(),
+        ..WorkloadOptions::default()
+    };
+    let workload = world.writers("beijing", &users, options).await?;
+    more_acknowledged(&workload, 5).await?;
+    let apply = || linked.apply(0).arg("--phase").arg(&group(n));
+    let first = apply().start()?;
+    let both = disturb(linked, both).await?;
+    first.end().await?;
+    let there = format!(
+        "SELECT count(*) = {} FROM domicile.resident WHERE state = 'settled' AND user_key = ANY (ARRAY{users:?})",
+        users.len()
+    );
+    let running = "SELECT count(*) FROM domicile.move WHERE state = 'running'";
+    wait_until("everybody has moved", PATIENCE, async || {
+        if world.value(1, &there).await? == "true" {
+            return Ok(world.value(0, running).await? == "0");
+        }
+        // What died before it had begun a move is asked for again.
+        apply().run().await?;
+        Ok(false)
+    })
+    .await
+    .with_context(|| format!("{}\n{}", both[0].log(), both[1].log()))?;
+    more_acknowledged(&workload, 5).await?;
+    let log = workload.stop().await?;
+    world.expect_clean(&log, "beijing", |_| true).await?;
+    world.expect_rest_but_running().await?;
+    world.expect_one_home_each().await?;
+    Ok(both)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn either_daemon_dies_at_every_step() -> Result<()> {
-    let world = World::shop(Clusters::own("kills").await?, "kills", 36, &[("IN", 1)]).await?;
-    // A later phase overrides an earlier one: each journey is a phase of its own.
-    for n in 0..JOURNEYS_MAX {
-        let home = [("IN", SITES[1 - n % 2])];
-        world.configure("domicile.toml", &journey(n), &home)?;
+    let names: Vec<String> = (0..GROUPS).map(group).collect();
+    let markets: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let customers = (GROUPS * TOGETHER) as u32;
+    let world = World::shop(Clusters::own("kills").await?, "kills", customers, &markets).await?;
+    for name in &names {
+        world.configure("domicile.toml", name, &[(name, "singapore")])?;
     }
     world.install().await?;
     std::fs::copy(world.path("installed.toml"), world.path("domicile.toml"))?;
-    let users = world.users_of(0, "IN").await?;
     let linked = Linked::new(world).await?;
-    let mut travellers = Travellers {
-        linked,
-        users,
-        home: 0,
-        journeys: 0,
-    };
-    let start = async |linked: &Linked, site: usize, env: &str, value: &str| {
+    let start = async |site: usize, env: &str, value: &str| {
         let program = linked.serving(site).env(env, value);
         linked.serve_as(site, program).await
     };
-    // One journey each way that says which points there are, at the source and at the target.
-    let mut both = [
-        start(&travellers.linked, 0, "DOMICILE_POINTS", "beijing.points").await?,
-        start(&travellers.linked, 1, "DOMICILE_POINTS", "singapore.points").await?,
+    // One move that says which points there are, at the source and at the target.
+    let both = [
+        start(0, "DOMICILE_POINTS", "beijing.points").await?,
+        start(1, "DOMICILE_POINTS", "singapore.points").await?,
     ];
     met(&both).await?;
-    both = travellers.travel(both, async |_, both| Ok(both)).await?;
-    let points = [
-        passed(&travellers.linked, 0)?,
-        passed(&travellers.linked, 1)?,
-    ];
+    drop(move_group(&linked, 0, both, async |_, both| Ok(both)).await?);
+    let points = [passed(&linked, 0)?, passed(&linked, 1)?];
     ensure!(points[0].contains("after-offer"), "{points:?}");
     ensure!(points[1].contains("after-accept"), "{points:?}");
-    drop(both);
-    let mut cases: Vec<(bool, String)> = Vec::new();
-    for (at_target, points) in [(false, &points[0]), (true, &points[1])] {
-        cases.extend(points.iter().map(|point| (at_target, point.clone())));
+    let mut cases: Vec<(usize, &String)> = Vec::new();
+    for victim in [0, 1] {
+        cases.extend(points[victim].iter().map(|point| (victim, point)));
     }
-    ensure!(cases.len() > 20, "{cases:?}");
-    for (at_target, point) in cases {
-        let victim = if at_target {
-            1 - travellers.home
-        } else {
-            travellers.home
-        };
-        let mut both = Vec::new();
-        for site in [0, 1] {
-            let stop = if site == victim { point.as_str() } else { "" };
-            both.push(start(&travellers.linked, site, "DOMICILE_STOP", stop).await?);
-        }
-        let both: [Served; 2] = both.try_into().ok().context("two")?;
+    ensure!(cases.len() > 15 && cases.len() < GROUPS, "{cases:?}");
+    for (n, (victim, point)) in cases.into_iter().enumerate() {
+        let stop = |site: usize| if site == victim { point.as_str() } else { "" };
+        let both = [
+            start(0, "DOMICILE_STOP", stop(0)).await?,
+            start(1, "DOMICILE_STOP", stop(1)).await?,
+        ];
         met(&both).await?;
-        let both = travellers
-            .travel(both, async |linked, mut both| {
-                wait_until("the daemon dies", PATIENCE, async || {
-                    Ok(both[victim].running.ended()?.is_some())
-                })
-                .await
-                .with_context(|| format!("{}\n{}", both[0].log(), both[1].log()))?;
-                both[victim] = linked.serve(victim).await?;
-                Ok(both)
+        let moved = move_group(&linked, n + 1, both, async |linked, mut both| {
+            wait_until("the daemon dies", PATIENCE, async || {
+                Ok(both[victim].running.ended()?.is_some())
             })
             .await
-            .with_context(|| format!("death of {} at {point}", SITES[victim]))?;
-        drop(both);
+            .with_context(|| format!("{}\n{}", both[0].log(), both[1].log()))?;
+            both[victim] = linked.serve(victim).await?;
+            Ok(both)
+        });
+        let died = || format!("death of {} at {point}", SITES[victim]);
+        drop(moved.await.with_context(died)?);
     }
     Ok(())
 }
