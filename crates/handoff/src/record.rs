@@ -453,11 +453,10 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
 
         // He has no rows any more, and still lives nowhere else: under a new epoch, so that whoever knew him at the old one
         // does not take what may be created under his key later for him.
-        (State::Settled { epoch }, Event::Forgotten { epoch: given }) if epoch == given => {
-            record.with(State::Settled {
+        (State::Settled { epoch }, Event::Forgotten { epoch: given }) if epoch == given => record
+            .with(State::Settled {
                 epoch: record.next_epoch(*epoch),
-            })
-        }
+            }),
 
         (State::Departed { to, epoch, .. }, Event::Begin { from, attempt })
             if *attempt > record.attempt_seen =>

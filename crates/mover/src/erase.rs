@@ -74,7 +74,10 @@ pub async fn erase_batch(
             erased.rows = rows;
         }
         Deleted::Kept(reason) if users.len() == 1 => {
-            erased.kept = users.into_iter().map(|(user, _)| (user, reason.clone())).collect();
+            erased.kept = users
+                .into_iter()
+                .map(|(user, _)| (user, reason.clone()))
+                .collect();
         }
         Deleted::Kept(_) => {
             for user in users {

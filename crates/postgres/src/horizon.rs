@@ -97,7 +97,8 @@ fn number(name: &str, size: u64) -> Option<u64> {
     let low = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
     let rest = name.get(24..)?;
     let timeline = u32::from_str_radix(name.get(..8)?, 16).is_ok();
-    (timeline && (rest.is_empty() || rest == ".partial")).then(|| high * (0x1_0000_0000 / size) + low)
+    (timeline && (rest.is_empty() || rest == ".partial"))
+        .then(|| high * (0x1_0000_0000 / size) + low)
 }
 
 /// Standbys and slots that have not gone past `lsn`: what they are called, for people.
@@ -168,8 +169,16 @@ mod tests {
         assert_eq!(number("000000010000000000000007", 16 * MIB), Some(7));
         assert_eq!(number("0000000200000001000000FF", 16 * MIB), Some(511));
         assert_eq!(number("000000010000000100000000", 64 * MIB), Some(64));
-        assert_eq!(number("00000001000000000000000A.partial", 16 * MIB), Some(10));
-        for other in ["00000002.history", "archive_status", "xlogtemp.17", "000000010000000000000007.00000028.backup"] {
+        assert_eq!(
+            number("00000001000000000000000A.partial", 16 * MIB),
+            Some(10)
+        );
+        for other in [
+            "00000002.history",
+            "archive_status",
+            "xlogtemp.17",
+            "000000010000000000000007.00000028.backup",
+        ] {
             assert_eq!(number(other, 16 * MIB), None, "{other}");
         }
     }

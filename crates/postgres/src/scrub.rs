@@ -85,8 +85,12 @@ pub async fn missing_rights(
     let (role, owner, monitor): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
     Ok(match (owner, monitor) {
         (true, true) => None,
-        (false, _) => Some(format!("{role} owns neither the database nor all of its tables")),
-        (true, false) => Some(format!("{role} may not look into the log's directory (pg_monitor)")),
+        (false, _) => Some(format!(
+            "{role} owns neither the database nor all of its tables"
+        )),
+        (true, false) => Some(format!(
+            "{role} may not look into the log's directory (pg_monitor)"
+        )),
     })
 }
 
@@ -186,10 +190,18 @@ pub async fn clean(
         let rewritten =
             whole && small && !forgetful && rewrite_table(session, &target, rewrite).await?;
         if !rewritten && !there.is_empty() {
-            run(session, &format!("VACUUM (INDEX_CLEANUP ON) {}", target.name)).await?;
+            run(
+                session,
+                &format!("VACUUM (INDEX_CLEANUP ON) {}", target.name),
+            )
+            .await?;
             if !forgetful {
                 // Not while others wait: new indexes beside the old ones.
-                run(session, &format!("REINDEX TABLE CONCURRENTLY {}", target.name)).await?;
+                run(
+                    session,
+                    &format!("REINDEX TABLE CONCURRENTLY {}", target.name),
+                )
+                .await?;
             }
         }
         point("after-table-cleaned");
@@ -233,7 +245,10 @@ async fn forget_empty(session: &impl GenericClient, home: &HomeSchema) -> Result
              AND c.relnamespace = s.schemaname::regnamespace WHERE c.oid IN {of}) \
              OR EXISTS (SELECT FROM pg_statistic_ext AS e WHERE e.stxrelid = ANY ($1::oid[]))"
     );
-    let there = session.query_one(&there, &[&relations]).await.doing(doing)?;
+    let there = session
+        .query_one(&there, &[&relations])
+        .await
+        .doing(doing)?;
     if !there.get::<_, bool>(0) {
         return Ok(());
     }

@@ -28,7 +28,11 @@ pub fn parameter(kind: KeyKind) -> String {
 }
 
 /// Whether one of `users` has a user row.
-pub async fn any(session: &impl GenericClient, home: &HomeSchema, users: &[UserKey]) -> Result<bool> {
+pub async fn any(
+    session: &impl GenericClient,
+    home: &HomeSchema,
+    users: &[UserKey],
+) -> Result<bool> {
     let sql = format!(
         "SELECT EXISTS (SELECT FROM {} WHERE {} = ANY ({}))",
         home.users.name.sql(),

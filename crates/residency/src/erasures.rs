@@ -199,9 +199,7 @@ pub async fn advance(tx: &impl GenericClient, erasure: &Erasure, event: Event) -
         _ => "reason = reason",
     };
     tx.execute(
-        &format!(
-            "UPDATE domicile.erasure SET state = $2, residue = $3, {at} WHERE erasure = $1"
-        ),
+        &format!("UPDATE domicile.erasure SET state = $2, residue = $3, {at} WHERE erasure = $1"),
         &[&erasure.id, &next.name(), &residue],
     )
     .await
@@ -350,10 +348,25 @@ pub async fn pending(session: &impl GenericClient) -> Result<Vec<(String, u64, u
         .collect())
 }
 
+/// Whether `day` (`YYYY-MM-DD`) is still to come, by this database's clock in UTC.
+pub async fn is_to_come(session: &impl GenericClient, day: &str) -> Result<bool> {
+    let sql = "SELECT $1::text::date > (now() AT TIME ZONE 'UTC')::date";
+    Ok(session
+        .query_one(sql, &[&day])
+        .await
+        .doing("looking at the database's clock")?
+        .get(0))
+}
+
 fn read(row: &Row) -> Result<Erasure> {
     let id: String = row.get(0);
-    let damaged = |what: &str| Error::Refused(format!("the journal of erasure {id} is damaged: {what}"));
-    let scope = match (row.get::<_, &str>(1), row.get::<_, Option<String>>(2), row.get::<_, Option<String>>(3)) {
+    let damaged =
+        |what: &str| Error::Refused(format!("the journal of erasure {id} is damaged: {what}"));
+    let scope = match (
+        row.get::<_, &str>(1),
+        row.get::<_, Option<String>>(2),
+        row.get::<_, Option<String>>(3),
+    ) {
         ("batch", Some(batch), Some(of)) => Scope::Batch {
             batch: BatchId::new(batch),
             r#move: MoveId::new(of),
@@ -368,7 +381,10 @@ fn read(row: &Row) -> Result<Erasure> {
         .transpose()?;
     let left = row.get::<_, Option<Value>>(15).unwrap_or_default();
     let left = left.as_array().into_iter().flatten();
-    let left_in = left.filter_map(Value::as_str).map(ToOwned::to_owned).collect();
+    let left_in = left
+        .filter_map(Value::as_str)
+        .map(ToOwned::to_owned)
+        .collect();
     Ok(Erasure {
         scope,
         state,

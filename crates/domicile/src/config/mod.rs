@@ -24,7 +24,7 @@ use model::policy::Policy;
 use model::{ServiceName, SiteName};
 use toml::de::DeTable;
 
-pub use bounds::{Batch, Erase, Limits};
+pub use bounds::{Batch, Erase, Hold, Limits};
 pub use error::ConfigError;
 pub use key::KeyFile;
 pub use link::Link;

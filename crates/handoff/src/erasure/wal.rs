@@ -62,7 +62,11 @@ pub fn look(mark: Mark, seen: &Seen) -> (Mark, Option<Wait>) {
         Mark::Waiting { last } => {
             let kept = seen.present.iter().copied().filter(|n| *n <= last);
             // The current segment is one of the files; should it not be listed, it counts all the same.
-            if let Some(oldest) = kept.clone().chain((seen.current <= last).then_some(seen.current)).min() {
+            if let Some(oldest) = kept
+                .clone()
+                .chain((seen.current <= last).then_some(seen.current))
+                .min()
+            {
                 let segments = (kept.count() as u64).max(1);
                 return (mark, Some(Wait::Kept { oldest, segments }));
             }
@@ -122,7 +126,11 @@ mod tests {
 
         /// A checkpoint that keeps `keep` segments back and recycles the others up to `ahead` names on.
         fn checkpoint(&mut self, keep: u64, ahead: u64) {
-            let old: Vec<u64> = self.files.range(..self.current.saturating_sub(keep)).map(|(n, _)| *n).collect();
+            let old: Vec<u64> = self
+                .files
+                .range(..self.current.saturating_sub(keep))
+                .map(|(n, _)| *n)
+                .collect();
             for name in old {
                 let holds = self.files.remove(&name).expect("it was listed");
                 let highest = *self.files.keys().max().expect("the current one is there");
@@ -146,7 +154,10 @@ mod tests {
                     for round in 0..60 {
                         mark = look(mark, &server.seen()).0;
                         if mark == Mark::Overwritten {
-                            assert!(server.files.values().all(|old| !old), "{keep} {ahead} {every} {round}");
+                            assert!(
+                                server.files.values().all(|old| !old),
+                                "{keep} {ahead} {every} {round}"
+                            );
                             said += 1;
                             break;
                         }
@@ -188,9 +199,6 @@ mod tests {
             current: 12,
             present: vec![11, 12, 13],
         };
-        assert_eq!(
-            look(mark, &seen).0,
-            Mark::Waiting { last: 12 }
-        );
+        assert_eq!(look(mark, &seen).0, Mark::Waiting { last: 12 });
     }
 }

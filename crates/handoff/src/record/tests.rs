@@ -2,8 +2,20 @@ use super::*;
 
 /// The names of the events, in the order of [`matching`].
 const EVENTS: [&str; 14] = [
-    "create", "enrol", "withdraw", "fence", "reopen", "offer", "accepted", "refused", "erased",
-    "forgotten", "begin", "accept", "clear", "cleared",
+    "create",
+    "enrol",
+    "withdraw",
+    "fence",
+    "reopen",
+    "offer",
+    "accepted",
+    "refused",
+    "erased",
+    "forgotten",
+    "begin",
+    "accept",
+    "clear",
+    "cleared",
 ];
 
 /// State by state, the state after each event that fits it; `-` where the step is illegal.

@@ -73,7 +73,8 @@ pub(super) async fn delete(
     Ok(Deleted::Kept(CHANGED.to_owned()))
 }
 
-const CHANGED: &str = "the rows change while they are being erased: end whoever writes them, and run erase again";
+const CHANGED: &str =
+    "the rows change while they are being erased: end whoever writes them, and run erase again";
 
 /// Whether the record is what the erasure is for.
 fn fits(scope: &Scope, record: Option<&Resident>, epoch: Epoch) -> bool {
@@ -99,7 +100,9 @@ async fn begin(
     users: &[(UserKey, Epoch)],
     agreed: Option<&Value>,
 ) -> Result<Option<(Erasure, Vec<(UserKey, Epoch)>)>> {
-    let key = audit::digest_key(&**session).await.at(&source.site, DOING)?;
+    let key = audit::digest_key(&**session)
+        .await
+        .at(&source.site, DOING)?;
     let key = DigestKey::new(key);
     let tx = transaction(session, source, DOING).await?;
     let records = lock(&tx, source, users).await?;
@@ -167,7 +170,9 @@ async fn carry_out(
     erasure: &Erasure,
     gone: &[(UserKey, Epoch)],
 ) -> Result<Option<u64>> {
-    let key = audit::digest_key(&**session).await.at(&source.site, DOING)?;
+    let key = audit::digest_key(&**session)
+        .await
+        .at(&source.site, DOING)?;
     let key = DigestKey::new(key);
     let tx = transaction(session, source, DOING).await?;
     let records = lock(&tx, source, gone).await?;

@@ -39,9 +39,11 @@ pub async fn forget(home: &End, session: &mut Session, user: &UserKey) -> Result
         },
     };
     let users = [(user.clone(), epoch)];
-    Ok(match delete(home, session, &Scope::User, &users, None).await? {
-        Deleted::Rows { users: 0, .. } => Forgotten::Nothing,
-        Deleted::Rows { rows, .. } => Forgotten::Rows(rows),
-        Deleted::Kept(reason) => Forgotten::Kept(reason),
-    })
+    Ok(
+        match delete(home, session, &Scope::User, &users, None).await? {
+            Deleted::Rows { users: 0, .. } => Forgotten::Nothing,
+            Deleted::Rows { rows, .. } => Forgotten::Rows(rows),
+            Deleted::Kept(reason) => Forgotten::Kept(reason),
+        },
+    )
 }

@@ -202,7 +202,10 @@ async fn scrub_all(
         });
         Ok(standing.collect())
     };
-    if erasures::is_busy(&**session).await.at(&source.site, doing)? {
+    if erasures::is_busy(&**session)
+        .await
+        .at(&source.site, doing)?
+    {
         return all_wait(open, Wait::Move);
     }
     // Of the session: it ends with it, whatever happens.
@@ -235,7 +238,9 @@ async fn scrub_under_lock(
                 (erasure, false) => ready.push(erasure),
                 (erasure, true) => standing.push(Standing {
                     erasure,
-                    waits: vec![Wait::Seen("whoever wrote for the user meanwhile".to_owned())],
+                    waits: vec![Wait::Seen(
+                        "whoever wrote for the user meanwhile".to_owned(),
+                    )],
                 }),
             },
         }
@@ -314,7 +319,8 @@ async fn judge(
     }
     let left_in = names(&[Part::Heap, Part::Toast]);
     let residue = !left_in.is_empty();
-    if erasure.state == (State::Vacuumed { residue: true }) && residue && erasure.left_in == left_in {
+    if erasure.state == (State::Vacuumed { residue: true }) && residue && erasure.left_in == left_in
+    {
         let waits = vec![Wait::Residue(left_in)];
         return Ok(Standing { erasure, waits });
     }
@@ -393,14 +399,20 @@ async fn purge(
         waits.push(Wait::ArchiveUndeclared);
     }
     let since = erasure.wal_clear.unwrap_or_default();
-    if let Some(remaining) = bounds.backups_kept.checked_sub(since).filter(|left| !left.is_zero()) {
+    if let Some(remaining) = bounds
+        .backups_kept
+        .checked_sub(since)
+        .filter(|left| !left.is_zero())
+    {
         waits.push(Wait::Backups(remaining));
     }
     if !waits.is_empty() || mark != Mark::Overwritten {
         return Ok(Standing { erasure, waits });
     }
     let tx = transaction(session, source, doing).await?;
-    let next = erasures::advance(&tx, &erasure, Step::Purge).await.at(at, doing)?;
+    let next = erasures::advance(&tx, &erasure, Step::Purge)
+        .await
+        .at(at, doing)?;
     let unlinked = erasures::finish(&tx, source.kind(), &erasure, bounds.backups_kept)
         .await
         .at(at, doing)?;
@@ -409,7 +421,9 @@ async fn purge(
     body["backups_kept_s"] = json!(bounds.backups_kept.as_secs());
     body["salts_dropped"] = json!(unlinked.len());
     // Of nobody: whose it was, the salts told that go now.
-    entries::append(&tx, "erased", body, &[]).await.at(at, doing)?;
+    entries::append(&tx, "erased", body, &[])
+        .await
+        .at(at, doing)?;
     entries::forget(&tx, &unlinked).await.at(at, doing)?;
     point("before-purged");
     commit(tx, source, doing).await?;
@@ -448,19 +462,16 @@ async fn write_over(
 }
 
 /// Waits a moment for short transactions; who still sees what `xid` deleted after that.
-async fn unseen(
-    source: &End,
-    hands: &Session,
-    xid: i64,
-    catalogs: bool,
-) -> Result<Option<String>> {
+async fn unseen(source: &End, hands: &Session, xid: i64, catalogs: bool) -> Result<Option<String>> {
     let doing = "looking who still sees erased rows";
     for look in 0.. {
         let who = horizon::who_sees(&**hands, xid, catalogs)
             .await
             .at(&source.site, doing)?;
         // A slot does not go away by itself.
-        let stays = who.as_ref().is_none_or(|who| who.starts_with("replication slot"));
+        let stays = who
+            .as_ref()
+            .is_none_or(|who| who.starts_with("replication slot"));
         if stays || look == LOOKS {
             return Ok(who);
         }
@@ -471,7 +482,11 @@ async fn unseen(
 
 /// Deletes what a transaction wrote for a user at his home that began before he was deleted and ended after: nobody who did
 /// is left now. Not where he was created anew: that is another life. Returns whether there was something.
-async fn late(source: &End, session: &mut Session, mut erasure: Erasure) -> Result<(Erasure, bool)> {
+async fn late(
+    source: &End,
+    session: &mut Session,
+    mut erasure: Erasure,
+) -> Result<(Erasure, bool)> {
     let doing = "looking for rows that came late";
     if erasure.scope != Scope::User || erasure.state != State::Deleted {
         return Ok((erasure, false));
