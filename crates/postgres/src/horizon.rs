@@ -31,7 +31,7 @@ pub async fn who_sees(
                  SELECT 'replication slot ' || s.slot_name, s.xmin FROM pg_replication_slots AS s \
                  UNION ALL \
                  SELECT 'replication slot ' || s.slot_name, s.catalog_xmin FROM pg_replication_slots AS s WHERE $2) \
-             SELECT h.who FROM holds AS h, next WHERE h.xid IS NOT NULL AND n - age(h.xid) <= $1 + 1 \
+             SELECT h.who FROM holds AS h, next WHERE h.xid IS NOT NULL AND n - age(h.xid) <= $1::bigint + 1 \
              ORDER BY age(h.xid) DESC LIMIT 1",
             &[&xid, &catalogs],
         )

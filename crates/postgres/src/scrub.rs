@@ -190,24 +190,22 @@ pub async fn clean(
         let rewritten =
             whole && small && !forgetful && rewrite_table(session, &target, rewrite).await?;
         if !rewritten && !there.is_empty() {
-            run(
+            maintain(
                 session,
                 &format!("VACUUM (INDEX_CLEANUP ON) {}", target.name),
             )
             .await?;
             if !forgetful {
+                drop_cut_off(session, target.oid).await?;
                 // Not while others wait: new indexes beside the old ones.
-                run(
-                    session,
-                    &format!("REINDEX TABLE CONCURRENTLY {}", target.name),
-                )
-                .await?;
+                let sql = format!("REINDEX TABLE CONCURRENTLY {}", target.name);
+                maintain(session, &sql).await?;
             }
         }
         point("after-table-cleaned");
     }
     for table in &home.owned {
-        run(session, &format!("ANALYZE {}", table.name.sql())).await?;
+        maintain(session, &format!("ANALYZE {}", table.name.sql())).await?;
     }
     forget_empty(session, home).await
 }
@@ -306,12 +304,43 @@ async fn rewrite_table(
     Ok(false)
 }
 
-async fn run(session: &impl GenericClient, sql: &str) -> Result<()> {
-    match session.batch_execute(sql).await {
-        // A temporary table of the catalogs' or a table without an index.
-        Err(error) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => Ok(()),
+/// A command that waits for others, but not for ever: whoever keeps a table open all the while is waited for in the next run.
+/// What it leaves half-done then, [`drop_cut_off`] takes away.
+async fn maintain(session: &impl GenericClient, sql: &str) -> Result<()> {
+    let wait = (LOCK_TIMEOUT * 20).as_millis();
+    session
+        .batch_execute(&format!("SET lock_timeout = {wait}"))
+        .await
+        .doing("bounding a wait")?;
+    let done = session.batch_execute(sql).await;
+    session
+        .batch_execute("SET lock_timeout = 0")
+        .await
+        .doing("lifting the bound of a wait")?;
+    match done {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(()),
         done => done.doing(sql.to_owned()),
     }
+}
+
+/// REINDEX CONCURRENTLY that was cut off leaves an index that nobody uses: the new one, half built, or the old one.
+async fn drop_cut_off(session: &impl GenericClient, oid: u32) -> Result<()> {
+    let doing = "dropping indexes that a REINDEX left behind";
+    let rows = session
+        .query(
+            "SELECT format('%I.%I', n.nspname, i.relname) FROM pg_class AS c \
+               JOIN pg_index AS x ON x.indrelid IN (c.oid, c.reltoastrelid) JOIN pg_class AS i ON i.oid = x.indexrelid \
+               JOIN pg_namespace AS n ON n.oid = i.relnamespace \
+              WHERE c.oid = $1 AND NOT x.indisvalid AND i.relname ~ '_cc(new|old)[0-9]*$'",
+            &[&oid],
+        )
+        .await
+        .doing(doing)?;
+    for row in rows {
+        let name: String = row.get(0);
+        maintain(session, &format!("DROP INDEX {name}")).await?;
+    }
+    Ok(())
 }
 
 async fn size(session: &impl GenericClient, oid: u32) -> Result<i64> {

@@ -173,18 +173,21 @@ async fn erase_at(
             .await
             .or_fail(Exit::Unreached, failed)?;
         if !due {
-            erased.waiting += frozen;
+            erased.waiting += frozen.len() as u64;
             continue;
         }
-        if frozen == 0 {
-            continue;
-        }
-        let (held, free) = hold::of((name, service), &homes[at], &batch, only).await?;
+        let held = hold::among((name, service), &homes[at], &frozen).await?;
+        let is_held = |user: &UserKey| held.iter().any(|held| held.user == user.as_str());
+        let free: Vec<UserKey> = frozen.into_iter().filter(|user| !is_held(user)).collect();
+        let nobody_held = held.is_empty();
         erased.held.extend(held);
-        let free = match &free {
-            Some(free) if free.is_empty() => continue,
-            Some(free) => Some(free.as_slice()),
-            None => only,
+        if free.is_empty() {
+            continue;
+        }
+        // Where nobody is held, the batch as a whole: what was agreed on is about all of it.
+        let free = match nobody_held {
+            true => only,
+            false => Some(free.as_slice()),
         };
         let done = erase_one(name, &source, homes, at, &batch, free).await?;
         erased.users += done.users;
@@ -229,22 +232,25 @@ async fn erase_one(
         })
 }
 
-/// How many of the batch still have their old rows here.
+/// Those of the batch who still have their old rows here.
 async fn frozen(
     session: &Session,
     source: &End,
     batch: &BatchRow,
     only: Option<&[UserKey]>,
-) -> residency::Result<u64> {
+) -> residency::Result<Vec<UserKey>> {
     let mut users = batch.users.clone();
     users.retain(|(user, _)| only.is_none_or(|only| only.contains(user)));
     let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
     let records = records::look(&**session, source.kind(), &keys).await?;
-    let there = users.iter().zip(&records).filter(|((_, epoch), record)| {
-        matches!(record.as_ref().map(|r| &r.state),
+    let there = users
+        .into_iter()
+        .zip(&records)
+        .filter(|((_, epoch), record)| {
+            matches!(record.as_ref().map(|r| &r.state),
             Some(State::Departed { epoch: at, erased: false, .. }) if at == epoch)
-    });
-    Ok(there.count() as u64)
+        });
+    Ok(there.map(|((user, _), _)| user).collect())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 pub mod depot;
 pub mod program;
 pub mod refusal;
+pub mod scan;
 
 use std::collections::BTreeMap;
 use std::path::Path;

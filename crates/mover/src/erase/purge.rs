@@ -227,7 +227,7 @@ async fn scrub_under_lock(
     let doing = "working tables over";
     let (mut ready, mut standing) = (Vec::new(), Vec::new());
     for erasure in open {
-        let xid = erasure.deleted_xid.unwrap_or(i64::MAX);
+        let xid = erasure.deleted_xid.unwrap_or(i64::MAX - 1);
         match unseen(source, hands, xid, false).await? {
             Some(who) => standing.push(Standing {
                 erasure,

@@ -3,31 +3,12 @@
 use model::{ServiceName, UserKey};
 use postgres::users as rows;
 use residency::erasures;
-use residency::journal::BatchRow;
 
 use super::super::homes::Home;
 use super::super::users;
 use crate::config::{Hold, Service};
 use crate::exit::{Exit, OrFail, Outcome};
 use crate::render::erase::Held;
-
-/// Those of `batch` who have rows left at `home` and are held, and whoever of the batch is free; `None`: nobody is held.
-pub(super) async fn of(
-    (name, service): (&ServiceName, &Service),
-    home: &Home,
-    batch: &BatchRow,
-    only: Option<&[UserKey]>,
-) -> Outcome<(Vec<Held>, Option<Vec<UserKey>>)> {
-    let mut asked: Vec<UserKey> = batch.users.iter().map(|(user, _)| user.clone()).collect();
-    asked.retain(|user| only.is_none_or(|only| only.contains(user)));
-    let held = among((name, service), home, &asked).await?;
-    if held.is_empty() {
-        return Ok((Vec::new(), None));
-    }
-    let free = |user: &UserKey| !held.iter().any(|held| held.user == user.as_str());
-    let free = asked.iter().filter(|user| free(user)).cloned().collect();
-    Ok((held, Some(free)))
-}
 
 /// Those of `asked` who are held.
 pub(super) async fn among(
