@@ -25,7 +25,7 @@ use crate::route::End;
 /// The second half of the advisory lock of whoever works tables over: one at a time.
 const SCRUBBER: i32 = 0x5363_7262;
 
-/// How often it is looked again for short transactions that still see what was deleted, a tenth of a second apart.
+/// How often one run looks again for short transactions that still see what was deleted, a tenth of a second apart.
 const LOOKS: u32 = 50;
 
 /// How many segments of the log are turned over for one erasure at most: 16 GiB at the usual size.
@@ -226,9 +226,10 @@ async fn scrub_under_lock(
 ) -> Result<Vec<Standing>> {
     let doing = "working tables over";
     let (mut ready, mut standing) = (Vec::new(), Vec::new());
+    let mut looks = LOOKS;
     for erasure in open {
         let xid = erasure.deleted_xid.unwrap_or(i64::MAX - 1);
-        match unseen(source, hands, xid, false).await? {
+        match unseen(source, hands, (xid, false), &mut looks).await? {
             Some(who) => standing.push(Standing {
                 erasure,
                 waits: vec![Wait::Seen(who)],
@@ -275,7 +276,7 @@ async fn scrub_under_lock(
     point("after-clean");
     // ANALYZE has left old rows of its own.
     let analyzed = horizon::now(&**hands).await.at(&source.site, doing)?;
-    let seen = unseen(source, hands, analyzed, true).await?;
+    let seen = unseen(source, hands, (analyzed, true), &mut looks).await?;
     if seen.is_none() {
         scrub::clean_statistics(&**hands)
             .await
@@ -461,10 +462,15 @@ async fn write_over(
     Ok((mark, wait))
 }
 
-/// Waits a moment for short transactions; who still sees what `xid` deleted after that.
-async fn unseen(source: &End, hands: &Session, xid: i64, catalogs: bool) -> Result<Option<String>> {
+/// Waits a moment for short transactions, no more than `looks`; who still sees what `xid` deleted after that, in `catalogs` too.
+async fn unseen(
+    source: &End,
+    hands: &Session,
+    (xid, catalogs): (i64, bool),
+    looks: &mut u32,
+) -> Result<Option<String>> {
     let doing = "looking who still sees erased rows";
-    for look in 0.. {
+    loop {
         let who = horizon::who_sees(&**hands, xid, catalogs)
             .await
             .at(&source.site, doing)?;
@@ -472,12 +478,12 @@ async fn unseen(source: &End, hands: &Session, xid: i64, catalogs: bool) -> Resu
         let stays = who
             .as_ref()
             .is_none_or(|who| who.starts_with("replication slot"));
-        if stays || look == LOOKS {
+        if stays || *looks == 0 {
             return Ok(who);
         }
+        *looks -= 1;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Ok(None)
 }
 
 /// Deletes what a transaction wrote for a user at his home that began before he was deleted and ended after: nobody who did
