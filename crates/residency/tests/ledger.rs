@@ -10,7 +10,7 @@ use ledger::entry::{Entry, commitment};
 use ledger::tree::{Frontier, Hash, Span, leaf_hash};
 use model::UserKey;
 use residency::log::{self, NewLeaf};
-use residency::{entries, schema};
+use residency::{entries, install, schema};
 use serde_json::{Value, json};
 use support::{Site, number, tried};
 use tokio_postgres::Client;
