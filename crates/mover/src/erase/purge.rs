@@ -312,7 +312,7 @@ async fn judge(
         names.into_iter().collect()
     };
     let stale = names(&[Part::Index, Part::Statistics]);
-    if let Some(wait) = seen.or((!stale.is_empty()).then(|| Wait::Files(stale))) {
+    if let Some(wait) = seen.or((!stale.is_empty()).then_some(Wait::Files(stale))) {
         return Ok(Standing {
             erasure,
             waits: vec![wait],
