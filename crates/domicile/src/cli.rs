@@ -428,17 +428,36 @@ pub struct Rollback {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Erases nothing of a user before the site that he moved to has shown that it holds his data, nor before \
-the configured time has passed.")]
+the configured time has passed, nor against a hold. Each run carries every erasure on as far as it can go: deleted, vacuumed \
+(new table and index files, new statistics), purged (WAL, standbys, slots, archives and backups have passed), and says \
+what the rest waits for.\n\n\
+With --user and without --move the user is erased at his home as well, in every service: his right to be forgotten. That \
+cannot be taken back.")]
 pub struct Erase {
     /// Of this move only
     #[arg(long = "move", value_name = "MOVE")]
     pub r#move: Option<String>,
-    /// Of this user only
+    /// This user: what he left elsewhere, and, without --move, at his home
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
     /// Do not wait for the time that the configuration says (`erase.after`)
     #[arg(long)]
     pub now: bool,
+    /// Do not ask before a user is erased at his home
+    #[arg(long)]
+    pub yes: bool,
+    /// Connect to SITE with this URL for vacuuming and looking at WAL; may be given for several sites
+    #[arg(long, value_name = "SITE=URL", value_parser = site_url)]
+    pub admin: Vec<SiteUrl>,
+    /// Rewrite tables of any size, not only small ones; writers wait meanwhile
+    #[arg(long)]
+    pub rewrite: bool,
+    /// Switch WAL segments until old ones are written over; for servers on which little is written
+    #[arg(long)]
+    pub turn_wal: bool,
+    /// Write a receipt of each erasure into this folder, to be checked with `ledger verify --file`
+    #[arg(long, value_name = "FOLDER")]
+    pub receipt: Option<PathBuf>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its help is that of the flag")]
     pub json: Json,
@@ -625,6 +644,7 @@ mod tests {
             "domicile abort m1 --json",
             "domicile slot drop --reason full --service shop --site beijing --json",
             "domicile erase --move m1 --user 17 --now --json",
+            "domicile erase --user 17 --yes --admin beijing=postgres://x/y --rewrite --turn-wal --receipt out",
             "domicile keys new --site beijing --out bj.key --json",
             "domicile keys show --site beijing --json",
             "domicile keys rotate --site beijing --json",

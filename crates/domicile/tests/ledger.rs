@@ -682,7 +682,7 @@ async fn the_shop_moves_under_its_writers_and_every_batch_is_in_both_ledgers() -
     let kinds = "SELECT string_agg(DISTINCT kind, ',' ORDER BY kind) FROM domicile.entry JOIN domicile.leaf USING (n)";
     assert_eq!(
         scene.0.value(0, kinds).await?,
-        "departed,erased,move_begun,policy"
+        "departed,erased,erasing,move_begun,policy"
     );
     scene.clean().await?;
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! - [`record`]: what one site knows of one user, and how one [`Event`](record::Event) changes it.
 //! - [`decision`]: the target's word on one batch, said once.
+//! - [`erasure`]: how far an erasure has come, and what may be said of it.
 //! - [`judge`]: what the target decides about a handoff from what it found.
 //!
 //! The same functions run in the mover's transactions and under the model checker
@@ -17,7 +18,9 @@
 //! | departed, refused | source | [`Accepted`](record::Event::Accepted), [`Refused`](record::Event::Refused) |
 //! | cancel, clean up | target | [`Clear`](record::Event::Clear), [`Cleared`](record::Event::Cleared) |
 //! | erase | source | [`Erased`](record::Event::Erased) |
+//! | erase a user at his home | home | [`Forgotten`](record::Event::Forgotten) |
 
 pub mod decision;
+pub mod erasure;
 pub mod judge;
 pub mod record;

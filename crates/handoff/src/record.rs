@@ -151,6 +151,11 @@ pub enum Event {
         /// The epoch of the receipt.
         epoch: Epoch,
     },
+    /// All his rows at his home were erased, as is his right.
+    Forgotten {
+        /// The epoch at which he lived here.
+        epoch: Epoch,
+    },
     /// The target makes ready for an attempt.
     Begin {
         /// Where he lives.
@@ -251,6 +256,7 @@ impl Event {
             Self::Accepted { .. } => "accepted",
             Self::Refused { .. } => "refused",
             Self::Erased { .. } => "erased",
+            Self::Forgotten { .. } => "forgotten",
             Self::Begin { .. } => "begin",
             Self::Accept { .. } => "accept",
             Self::Clear { .. } => "clear",
@@ -444,6 +450,13 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
                 erased: true,
             })
         }
+
+        // He has no rows any more, and still lives nowhere else: under a new epoch, so that whoever knew him at the old one
+        // does not take what may be created under his key later for him.
+        (State::Settled { epoch }, Event::Forgotten { epoch: given }) if epoch == given => record
+            .with(State::Settled {
+                epoch: record.next_epoch(*epoch),
+            }),
 
         (State::Departed { to, epoch, .. }, Event::Begin { from, attempt })
             if *attempt > record.attempt_seen =>

@@ -51,6 +51,8 @@ pub enum Bug {
     EnrolUnguarded,
     /// The guard is taken off without a look whether anybody is neither settled nor erased.
     RestUnsettled,
+    /// Erased rows count as vacuumed after VACUUM alone, without new indexes and without a look at the files.
+    VacuumAlone,
     /// Now and then an INSERT is not applied, and the handoff is accepted all the same: what is left is for
     /// a reader who trusts nobody to find.
     LoseRow,
@@ -80,6 +82,7 @@ impl Bug {
         ("schema-unwatched", Bug::SchemaUnwatched),
         ("enrol-unguarded", Bug::EnrolUnguarded),
         ("rest-unsettled", Bug::RestUnsettled),
+        ("vacuum-alone", Bug::VacuumAlone),
         ("lose-row", Bug::LoseRow),
     ];
 }

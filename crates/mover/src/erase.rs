@@ -1,22 +1,25 @@
-//! Erases at a former home what users left there, once the home has shown that it holds them.
+//! Erases at a former home what users left there, once the home has shown that it holds them; and at his home whoever has a
+//! right to be forgotten.
 //!
 //! The proof, while both databases are reached from one process, is the target's decision row: it was committed
-//! together with the rows, and is asked for again here.
+//! together with the rows, and is asked for again here. [`delete`] deletes; [`purge`] carries on from there, until the
+//! bytes are gone.
+
+mod delete;
+mod forget;
+pub mod purge;
 
 use handoff::decision::Decision;
-use handoff::record::{Event, State};
-use model::fault::{Bug, planted, point};
 use model::{ServiceName, SiteName, UserKey};
 use postgres::connect::Session;
-use postgres::{delete, replica};
+use residency::decisions;
+use residency::erasures::Scope;
 use residency::journal::BatchRow;
-use residency::records::{self, Change};
-use residency::{decisions, entries};
-use serde_json::json;
 
-use crate::desk::{commit, transaction};
 use crate::error::{At, Result};
 use crate::route::End;
+use delete::{Deleted, delete};
+pub use forget::{Forgotten, forget};
 
 /// What erasing one batch came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,90 +61,35 @@ pub async fn erase_batch(
             .collect();
         return Ok(erased);
     }
-    match erase_users(source, session, batch, &users).await {
-        Ok((count, rows)) => {
-            erased.users = count;
+    let scope = Scope::Batch {
+        batch: batch.batch.clone(),
+        r#move: batch.r#move.clone(),
+    };
+    // What both agreed on is about the whole batch.
+    let agreed = batch.digest.as_ref().and_then(|digest| digest.get("rows"));
+    let agreed = agreed.filter(|_| users.len() == batch.users.len());
+    match delete(source, session, &scope, &users, agreed).await? {
+        Deleted::Rows { users, rows } => {
+            erased.users = users;
             erased.rows = rows;
         }
-        Err(error) if is_tied(&error) => {
+        Deleted::Kept(reason) if users.len() == 1 => {
+            erased.kept = users
+                .into_iter()
+                .map(|(user, _)| (user, reason.clone()))
+                .collect();
+        }
+        Deleted::Kept(_) => {
             for user in users {
-                match erase_users(source, session, batch, std::slice::from_ref(&user)).await {
-                    Ok((count, rows)) => {
-                        erased.users += count;
+                match delete(source, session, &scope, std::slice::from_ref(&user), None).await? {
+                    Deleted::Rows { users, rows } => {
+                        erased.users += users;
                         erased.rows += rows;
                     }
-                    Err(error) if is_tied(&error) => erased.kept.push((user.0, chain(&error))),
-                    Err(error) => return Err(error),
+                    Deleted::Kept(reason) => erased.kept.push((user.0, reason)),
                 }
             }
         }
-        Err(error) => return Err(error),
     }
     Ok(erased)
-}
-
-async fn erase_users(
-    source: &End,
-    session: &mut Session,
-    batch: &BatchRow,
-    users: &[(UserKey, model::Epoch)],
-) -> Result<(u64, u64)> {
-    let doing = "erasing users' rows";
-    let tx = transaction(session, source, doing).await?;
-    let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
-    let records = records::lock(&tx, source.kind(), &keys)
-        .await
-        .at(&source.site, doing)?;
-    let mut gone = Vec::new();
-    let mut changes = Vec::new();
-    for ((user, epoch), record) in users.iter().zip(&records) {
-        let departed = matches!(record.as_ref().map(|r| &r.state),
-            Some(State::Departed { epoch: at, erased: false, .. }) if at == epoch);
-        if departed || planted(Bug::EraseUnconditionally) {
-            gone.push(user.clone());
-        }
-        if departed {
-            changes.push(Change {
-                user: user.clone(),
-                event: Event::Erased { epoch: *epoch },
-            });
-        }
-    }
-    if gone.is_empty() {
-        return Ok((0, 0));
-    }
-    records::change(&tx, source.kind(), &changes, None)
-        .await
-        .at(&source.site, doing)?;
-    replica::assume(&tx).await.at(&source.site, doing)?;
-    let rows = delete::rows(&tx, &source.schema, &gone)
-        .await
-        .at(&source.site, doing)?;
-    let body = json!({
-        "batch": batch.batch, "move": batch.r#move, "site": source.site, "rows": rows, "state": "deleted",
-    });
-    entries::append(&tx, "erased", body, &gone)
-        .await
-        .at(&source.site, doing)?;
-    point("before-erase");
-    commit(tx, source, doing).await?;
-    point("after-erase");
-    Ok((gone.len() as u64, rows))
-}
-
-fn is_tied(error: &crate::Error) -> bool {
-    matches!(
-        error,
-        crate::Error::Postgres {
-            source: postgres::Error::Tied { .. },
-            ..
-        }
-    )
-}
-
-fn chain(error: &crate::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => source.to_string(),
-        None => error.to_string(),
-    }
 }

@@ -87,6 +87,26 @@ pub async fn about(session: &impl GenericClient, user: &UserKey, size: u64) -> R
         .ok_or_else(|| Error::Refused("an opening of the ledger is not 32 bytes long".to_owned()))
 }
 
+/// The positions of the entries about one erasure in the log, in its order, as far as it has `size` entries. Reads all entries.
+pub async fn of_erasure(
+    session: &impl GenericClient,
+    erasure: &str,
+    size: u64,
+) -> Result<Vec<u64>> {
+    let rows = session
+        .query(
+            "SELECT l.position FROM domicile.entry AS e JOIN domicile.leaf AS l USING (n) \
+              WHERE e.kind IN ('erasing', 'erased') AND e.body ->> 'erasure' = $1 AND l.position < $2 ORDER BY l.position",
+            &[&erasure, &size.cast_signed()],
+        )
+        .await
+        .doing("looking for an erasure's ledger entries")?;
+    Ok(rows
+        .iter()
+        .map(|row| row.get::<_, i64>(0).cast_unsigned())
+        .collect())
+}
+
 /// Forgets the salts of `users`: from then on nobody, this site included, can tell which entries are about them. Proofs that
 /// were given out before still hold. Whoever is written of again gets a new salt.
 pub async fn forget(session: &impl GenericClient, users: &[UserKey]) -> Result<u64> {

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod barrier;
 pub mod decisions;
 pub mod entries;
+pub mod erasures;
 mod error;
 pub mod fence;
 pub mod guard;

@@ -251,12 +251,12 @@ pub fn steps(changes: &[Change], records: &[Option<Resident>]) -> Result<Vec<Res
     changes.iter().zip(records).map(next).collect()
 }
 
-/// Gives a record to those who are to be enrolled and lived here without one: a row that is not there cannot be
+/// Gives a record to those who are to be enrolled, or erased at home, and lived here without one: a row that is not there cannot be
 /// locked, and somebody who deletes or renames such a user writes one at the same moment.
 async fn adopt(tx: &impl Asks, kind: KeyKind, changes: &[Change]) -> Result<()> {
     let enrolled = changes
         .iter()
-        .filter(|change| matches!(change.event, Event::Enrol { .. }))
+        .filter(|change| matches!(change.event, Event::Enrol { .. } | Event::Forgotten { .. }))
         .map(|change| change.user.as_str());
     let enrolled: Vec<&str> = enrolled.collect();
     if enrolled.is_empty() {

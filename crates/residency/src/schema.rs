@@ -224,6 +224,45 @@ CREATE TABLE IF NOT EXISTS domicile.decision (
 );
 COMMENT ON TABLE domicile.decision IS 'What this site said of a batch: inserted once, never updated.';
 
+CREATE SEQUENCE IF NOT EXISTS domicile.erasure_number;
+
+CREATE TABLE IF NOT EXISTS domicile.erasure (
+    erasure text PRIMARY KEY,
+    scope text NOT NULL CHECK (scope IN ('batch', 'user')),
+    batch text,
+    move_id text,
+    state text NOT NULL CHECK (state IN ('frozen', 'deleting', 'deleted', 'vacuumed', 'purged')),
+    residue boolean NOT NULL DEFAULT false,
+    users bigint NOT NULL,
+    rows bigint NOT NULL,
+    digest jsonb NOT NULL,
+    agreed boolean,
+    reason text,
+    began_at timestamptz NOT NULL DEFAULT now(),
+    deleted_at timestamptz,
+    deleted_xid bigint,
+    deleted_lsn pg_lsn,
+    files jsonb,
+    vacuumed_at timestamptz,
+    vacuumed_lsn pg_lsn,
+    left_in jsonb,
+    wal jsonb,
+    wal_clear_at timestamptz,
+    backups_kept bigint,
+    purged_at timestamptz
+);
+COMMENT ON TABLE domicile.erasure IS
+    'Erasures at this site: how far each has come, and what was seen when it came there. Rows are never deleted.';
+CREATE INDEX IF NOT EXISTS erasure_open ON domicile.erasure (state) WHERE state IN ('deleting', 'deleted', 'vacuumed');
+
+CREATE TABLE IF NOT EXISTS domicile.erasing (
+    erasure text NOT NULL REFERENCES domicile.erasure,
+    user_key {key} NOT NULL,
+    epoch bigint NOT NULL,
+    PRIMARY KEY (erasure, user_key)
+);
+COMMENT ON TABLE domicile.erasing IS 'Whose rows an erasure is about; deleted when it has come to its end.';
+
 CREATE TABLE IF NOT EXISTS domicile.entry (
     n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT now(),
@@ -324,7 +363,7 @@ pub const APPEND_ONLY: &[&str] = &[
 ];
 
 /// Tables whose rows are never deleted.
-pub const NEVER_DELETED: &[&str] = &["resident"];
+pub const NEVER_DELETED: &[&str] = &["resident", "erasure"];
 
 /// The statements that attach `domicile.keep` to them.
 pub fn keepers() -> String {

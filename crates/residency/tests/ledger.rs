@@ -10,7 +10,7 @@ use ledger::entry::{Entry, commitment};
 use ledger::tree::{Frontier, Hash, Span, leaf_hash};
 use model::UserKey;
 use residency::log::{self, NewLeaf};
-use residency::{entries, schema};
+use residency::{entries, install, schema};
 use serde_json::{Value, json};
 use support::{Site, number, tried};
 use tokio_postgres::Client;
@@ -263,12 +263,14 @@ async fn what_the_ledger_keeps_is_kept_from_superusers_too() -> Result<()> {
 }
 
 #[tokio::test]
-async fn tables_of_version_3_become_those_of_version_4_and_their_entries_are_taken() -> Result<()> {
+async fn tables_of_version_3_become_those_of_this_version_and_their_entries_are_taken() -> Result<()>
+{
     let mut site = Site::new().await?;
     let admin = site.session("postgres").await?;
     admin
         .batch_execute(
-            "DROP TABLE domicile.salt, domicile.leaf, domicile.node, domicile.head, domicile.cosigned,
+            "DROP TABLE domicile.erasing, domicile.erasure; DROP SEQUENCE domicile.erasure_number;
+             DROP TABLE domicile.salt, domicile.leaf, domicile.node, domicile.head, domicile.cosigned,
                         domicile.witnessed, domicile.refused_head;
              UPDATE domicile.home SET version = 3;
              INSERT INTO domicile.entry (kind, body) VALUES ('erased', '{\"users\": [\"00112233445566778899aabbccddeeff\"]}')",
@@ -278,7 +280,7 @@ async fn tables_of_version_3_become_those_of_version_4_and_their_entries_are_tak
     site.install().await?;
     assert_eq!(
         number(&admin, "SELECT version::bigint FROM domicile.home").await?,
-        4
+        i64::from(install::VERSION)
     );
     let mover = site.mover().await?;
     append(&mover, &["1"]).await?;

@@ -141,6 +141,11 @@ impl Cluster {
         &self.inner.bindir
     }
 
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        &self.inner.data
+    }
+
     /// A connection URL for `user` and `database`, both plain names that need no escaping.
     pub fn url(&self, user: &str, database: &str) -> String {
         format!("postgres://{user}@127.0.0.1:{}/{database}", self.port())

@@ -1,4 +1,10 @@
-//! `erase`: deletes what departed users left at their old sites, once it is due.
+//! `erase`: deletes what departed users left at their old sites, once it is due, and a user at his home who asks for it; and
+//! carries every erasure on as far as it can go.
+
+mod carry;
+mod forget;
+mod hold;
+mod receipt;
 
 use std::collections::BTreeSet;
 
@@ -25,17 +31,70 @@ struct Order {
     moves: Vec<MoveId>,
     /// This user alone.
     user: Option<UserKey>,
+    /// At his home as well.
+    at_home: bool,
     /// Whether or not it is due.
     now: bool,
 }
 
-/// Erases at every site that users left. 1 where somebody's rows had to stay, 2 where nobody knows the move.
+/// A service with its home databases.
+type Opened<'a> = (&'a ServiceName, &'a Service, Vec<Home>);
+
+/// Erases at every site that users left, and a user at his home. 1 where somebody's rows had to stay, 2 where nobody knows the
+/// move.
 pub async fn run(config: &Config, args: &Erase) -> Outcome {
+    let at_home = args.user.is_some() && args.r#move.is_none();
     let order = Order {
         moves: args.r#move.as_deref().map(moves).unwrap_or_default(),
         user: args.user.as_deref().map(UserKey::from),
-        now: args.now,
+        at_home,
+        // Who has a right to be forgotten has it now, wherever he left something.
+        now: args.now || at_home,
     };
+    for admin in &args.admin {
+        homes::known_site(config, &admin.site)?;
+    }
+    let mut opened = open(config, &order).await?;
+    if let Some(user) = &order.user {
+        let mut anywhere = false;
+        for (_, _, homes) in &opened {
+            for home in homes {
+                anywhere |= home.schema()?.users.kind.accepts(user.as_str());
+            }
+        }
+        if !anywhere {
+            return Err(Failure::usage(format_args!("{user} can be no user's key")));
+        }
+        if order.at_home && !forget::agreed(&opened, user, args.yes).await? {
+            return Ok(Exit::Unfinished);
+        }
+    }
+    let mut erased = Erased::default();
+    for (name, service, homes) in &mut opened {
+        for source in 0..homes.len() {
+            erase_at(&order, (name, service), homes, source, &mut erased).await?;
+        }
+        if let Some(user) = order.user.as_ref().filter(|_| order.at_home) {
+            forget::at_home((name, service), homes, user, &mut erased).await?;
+        }
+        // Once all is erased that was to be, nobody may need the guard any more.
+        for home in homes.iter() {
+            mover::rest::at(&end(service, home)?).await;
+        }
+        for home in homes.iter_mut() {
+            carry::on(args, (name, service), home, &mut erased).await?;
+        }
+    }
+    ledger::seal::after(config).await;
+    if let Some(folder) = &args.receipt {
+        receipt::write(config, &opened, &order, folder, &mut erased).await?;
+    }
+    show(&render(&erased, Form::of_stdout(args.json.json)))?;
+    Ok(erased.exit())
+}
+
+/// Opens every home database, and finds the moves that are named.
+async fn open<'a>(config: &'a Config, order: &Order) -> Outcome<Vec<Opened<'a>>> {
     let mut opened = Vec::new();
     let mut unknown: BTreeSet<&MoveId> = order.moves.iter().collect();
     for (name, service) in &config.services {
@@ -54,33 +113,10 @@ pub async fn run(config: &Config, args: &Erase) -> Outcome {
         }
         opened.push((name, service, homes));
     }
-    if let Some(unknown) = unknown.first() {
-        return Err(no_such_move(unknown));
+    match unknown.first() {
+        Some(unknown) => Err(no_such_move(unknown)),
+        None => Ok(opened),
     }
-    if let Some(user) = &order.user {
-        let mut anywhere = false;
-        for (_, _, homes) in &opened {
-            for home in homes {
-                anywhere |= home.schema()?.users.kind.accepts(user.as_str());
-            }
-        }
-        if !anywhere {
-            return Err(Failure::usage(format_args!("{user} can be no user's key")));
-        }
-    }
-    let mut erased = Erased::default();
-    for (name, service, mut homes) in opened {
-        for source in 0..homes.len() {
-            erase_at(&order, (name, service), &mut homes, source, &mut erased).await?;
-        }
-        // Once all is erased that was to be, nobody may need the guard any more.
-        for home in &homes {
-            mover::rest::at(&end(service, home)?).await;
-        }
-    }
-    ledger::seal::after(config).await;
-    show(&render(&erased, Form::of_stdout(args.json.json)))?;
-    Ok(erased.exit())
 }
 
 /// The moves that an argument names: one, or several as `apply` names them, with commas between.
@@ -137,13 +173,23 @@ async fn erase_at(
             .await
             .or_fail(Exit::Unreached, failed)?;
         if !due {
-            erased.waiting += frozen;
+            erased.waiting += frozen.len() as u64;
             continue;
         }
-        if frozen == 0 {
+        let held = hold::among((name, service), &homes[at], &frozen).await?;
+        let is_held = |user: &UserKey| held.iter().any(|held| held.user == user.as_str());
+        let free: Vec<UserKey> = frozen.into_iter().filter(|user| !is_held(user)).collect();
+        let nobody_held = held.is_empty();
+        erased.held.extend(held);
+        if free.is_empty() {
             continue;
         }
-        let done = erase_one(name, &source, homes, at, &batch, only).await?;
+        // Where nobody is held, the batch as a whole: what was agreed on is about all of it.
+        let free = match nobody_held {
+            true => only,
+            false => Some(free.as_slice()),
+        };
+        let done = erase_one(name, &source, homes, at, &batch, free).await?;
         erased.users += done.users;
         erased.rows += done.rows;
         erased
@@ -186,22 +232,25 @@ async fn erase_one(
         })
 }
 
-/// How many of the batch still have their old rows here.
+/// Those of the batch who still have their old rows here.
 async fn frozen(
     session: &Session,
     source: &End,
     batch: &BatchRow,
     only: Option<&[UserKey]>,
-) -> residency::Result<u64> {
+) -> residency::Result<Vec<UserKey>> {
     let mut users = batch.users.clone();
     users.retain(|(user, _)| only.is_none_or(|only| only.contains(user)));
     let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
     let records = records::look(&**session, source.kind(), &keys).await?;
-    let there = users.iter().zip(&records).filter(|((_, epoch), record)| {
-        matches!(record.as_ref().map(|r| &r.state),
+    let there = users
+        .into_iter()
+        .zip(&records)
+        .filter(|((_, epoch), record)| {
+            matches!(record.as_ref().map(|r| &r.state),
             Some(State::Departed { epoch: at, erased: false, .. }) if at == epoch)
-    });
-    Ok(there.count() as u64)
+        });
+    Ok(there.map(|((user, _), _)| user).collect())
 }
 
 #[cfg(test)]

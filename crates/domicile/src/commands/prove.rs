@@ -8,11 +8,11 @@ use std::path::Path;
 use ::ledger::entry::Entry;
 use ::ledger::key::{Pins, PublicKey, SiteKey};
 use ::ledger::proof::{self, Evidence, Looked, Opening, Proof, STATEMENT, Statement};
-use ::ledger::tree::{self, inclusion};
 use model::{ServiceName, SiteName, UserKey};
 use residency::entries;
-use residency::log::{self, HeadRow};
+use residency::log;
 
+use super::ledger::evidence::{LastHead, included, last_head};
 use super::ledger::{self, pins_for_file};
 use super::running::{Place, reach, steer_failed};
 use super::{configuration, show, whereabouts};
@@ -183,45 +183,25 @@ struct Gathered {
 async fn gather(place: &mut Place, user: &UserKey) -> residency::Result<Option<Gathered>> {
     let site = place.site.as_str();
     let session = &*place.session;
-    let Some(HeadRow {
+    let Some(LastHead {
         size,
         root,
-        key,
-        mut note,
-    }) = log::heads(session, true).await?.pop()
+        note,
+        keys,
+    }) = last_head(session, site).await?
     else {
         return Ok(None);
     };
-    let mut keys = vec![(site.to_owned(), key)];
-    for cosigned in log::cosigned(session, Some(size))
-        .await?
-        .remove(&size)
-        .unwrap_or_default()
-    {
-        note.push_str(&cosigned.line);
-        note.push('\n');
-        keys.push((cosigned.peer, cosigned.key));
-    }
     let (mut openings, mut entries) = (Vec::new(), Vec::new());
     for opened in entries::about(session, user, size).await? {
-        let row = log::rows(session, opened.position, 1).await?.pop();
-        let spans = inclusion(opened.position, size);
-        let nodes = log::nodes(session, &tree::parts(&spans)).await?;
-        let found = row
-            .and_then(|row| row.entry)
-            .and_then(|entry| Some((entry.text().ok()?, entry)));
-        // What is missing or not in its form makes a proof that does not hold: the check of it says where.
-        let (text, path) = match (&found, tree::path(&spans, &nodes)) {
-            (Some((text, _)), Some(path)) => (text.clone(), path),
-            _ => (String::new(), Vec::new()),
-        };
+        let found = included(session, opened.position, size).await?;
         openings.push(Opening {
             position: opened.position,
-            entry: text,
-            path,
+            entry: found.text,
+            path: found.path,
             opening: opened.opening,
         });
-        entries.extend(found.map(|(_, entry)| entry));
+        entries.extend(found.entry);
     }
     Ok(Some(Gathered {
         looked: Looked {

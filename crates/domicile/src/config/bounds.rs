@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use model::{Market, UserKey};
+
+use super::policy::day;
 use super::reader::Node;
 use super::{ConfigError, quantity};
 
@@ -29,12 +32,27 @@ pub struct Limits {
 }
 
 /// When the source is erased.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Erase {
     /// How long after the handoff. Default 30 days.
     pub after: Duration,
     /// How long backups are kept, after which nothing is left of what was erased. Default 35 days.
     pub backups_kept: Duration,
+    /// Whose rows must not be erased, whatever is due.
+    pub hold: Option<Hold>,
+}
+
+/// A hold: a legal one, or a retention that a law demands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Users of these markets.
+    pub markets: Vec<Market>,
+    /// These users. With neither markets nor users: everybody.
+    pub users: Vec<UserKey>,
+    /// Why; shown, and written into receipts: names nobody.
+    pub reason: String,
+    /// Up to and without this day, `YYYY-MM-DD`, in UTC; `None`: until it is taken out.
+    pub until: Option<String>,
 }
 
 impl Default for Batch {
@@ -63,6 +81,7 @@ impl Default for Erase {
         Self {
             after: DAY * 30,
             backups_kept: DAY * 35,
+            hold: None,
         }
     }
 }
@@ -124,6 +143,45 @@ pub(super) fn read_erase(node: Option<Node<'_>>) -> Result<Erase, ConfigError> {
     if let Some(kept) = table.take("backups_kept") {
         erase.backups_kept = kept.read(form, quantity::duration)?;
     }
+    erase.hold = table
+        .take("hold")
+        .map(|node| read_hold(&node))
+        .transpose()?;
     table.finish()?;
     Ok(erase)
+}
+
+fn read_hold(node: &Node<'_>) -> Result<Hold, ConfigError> {
+    let mut table = node.table()?;
+    let mut list = |key| -> Result<Vec<String>, ConfigError> {
+        let Some(node) = table.take(key) else {
+            return Ok(Vec::new());
+        };
+        let items = node.nodes()?;
+        if items.is_empty() {
+            // Everybody is held by leaving it out, not by naming nobody.
+            return Err(node.error("names nobody"));
+        }
+        let texts = items
+            .iter()
+            .map(|item| item.string().map(ToOwned::to_owned));
+        texts.collect()
+    };
+    let (markets, users) = (list("markets")?, list("users")?);
+    let reason = table.need("reason")?;
+    let reason = match reason.string()?.trim() {
+        "" => return Err(reason.error("says nothing; a hold needs a reason")),
+        text => text.to_owned(),
+    };
+    let until = table
+        .take("until")
+        .map(|until| until.read("a day, as \"2027-01-31\"", day))
+        .transpose()?;
+    table.finish()?;
+    Ok(Hold {
+        markets: markets.into_iter().map(Market::new).collect(),
+        users: users.into_iter().map(UserKey::new).collect(),
+        reason,
+        until,
+    })
 }

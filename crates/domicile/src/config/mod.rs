@@ -26,7 +26,7 @@ use model::{ServiceName, SiteName};
 use toml::de::DeTable;
 
 pub use admin::Admin;
-pub use bounds::{Batch, Erase, Limits};
+pub use bounds::{Batch, Erase, Hold, Limits};
 pub use error::ConfigError;
 pub use key::KeyFile;
 pub use link::Link;

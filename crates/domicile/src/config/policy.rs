@@ -142,7 +142,7 @@ fn read_basis(node: &Node<'_>) -> Result<Basis, ConfigError> {
 }
 
 /// A day of the calendar, as `YYYY-MM-DD`.
-fn day(text: &str) -> Option<String> {
+pub(super) fn day(text: &str) -> Option<String> {
     let day: toml::value::Datetime = text.parse().ok()?;
     let alone = day.time.is_none() && day.offset.is_none();
     day.date.filter(|_| alone).map(|date| date.to_string())

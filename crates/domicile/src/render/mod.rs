@@ -12,6 +12,7 @@ mod numbers;
 pub mod plan;
 pub mod progress;
 pub mod prove;
+pub mod receipt;
 pub mod status;
 pub mod steer;
 pub mod summary;

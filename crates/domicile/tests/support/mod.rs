@@ -6,6 +6,7 @@ pub mod depot;
 pub mod linked;
 pub mod program;
 pub mod refusal;
+pub mod scan;
 pub mod served;
 
 use std::collections::BTreeMap;

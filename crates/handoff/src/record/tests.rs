@@ -1,23 +1,35 @@
 use super::*;
 
 /// The names of the events, in the order of [`matching`].
-const EVENTS: [&str; 13] = [
-    "create", "enrol", "withdraw", "fence", "reopen", "offer", "accepted", "refused", "erased",
-    "begin", "accept", "clear", "cleared",
+const EVENTS: [&str; 14] = [
+    "create",
+    "enrol",
+    "withdraw",
+    "fence",
+    "reopen",
+    "offer",
+    "accepted",
+    "refused",
+    "erased",
+    "forgotten",
+    "begin",
+    "accept",
+    "clear",
+    "cleared",
 ];
 
 /// State by state, the state after each event that fits it; `-` where the step is illegal.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 13]); 9] = [
-    ("unknown",  ["settled", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "-", "-", "-"]),
-    ("settled",  ["settled", "moving", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-"]),
-    ("moving",   ["moving", "-", "settled", "fenced", "-", "-", "-", "-", "-", "-", "-", "-", "-"]),
-    ("fenced",   ["-", "-", "-", "-", "moving", "offered", "-", "-", "-", "-", "-", "-", "-"]),
-    ("offered",  ["-", "-", "-", "-", "-", "-", "departed", "moving", "-", "-", "-", "-", "-"]),
-    ("departed", ["-", "-", "-", "-", "-", "-", "-", "-", "departed", "arriving", "-", "-", "-"]),
-    ("arriving", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "settled", "clearing", "-"]),
-    ("clearing", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed"]),
-    ("lost",     ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-"]),
+const TABLE: [(&str, [&str; 14]); 9] = [
+    ("unknown",  ["settled", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "-", "-", "-"]),
+    ("settled",  ["settled", "moving", "-", "-", "-", "-", "-", "-", "-", "settled", "-", "-", "-", "-"]),
+    ("moving",   ["moving", "-", "settled", "fenced", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-"]),
+    ("fenced",   ["-", "-", "-", "-", "moving", "offered", "-", "-", "-", "-", "-", "-", "-", "-"]),
+    ("offered",  ["-", "-", "-", "-", "-", "-", "departed", "moving", "-", "-", "-", "-", "-", "-"]),
+    ("departed", ["-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "arriving", "-", "-", "-"]),
+    ("arriving", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "settled", "clearing", "-"]),
+    ("clearing", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed"]),
+    ("lost",     ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-"]),
 ];
 
 const EPOCH: Epoch = Epoch(5);
@@ -94,7 +106,7 @@ fn offered() -> Resident {
 }
 
 /// One event for each column of [`TABLE`], fitting the records wherever one can fit.
-fn matching() -> [Event; 13] {
+fn matching() -> [Event; 14] {
     let (to, from, batch, attempt, next) = (there(), there(), batch(), ATTEMPT, ATTEMPT.next());
     [
         Event::Create,
@@ -119,6 +131,7 @@ fn matching() -> [Event; 13] {
             highest: Epoch(9),
         },
         Event::Erased { epoch: EPOCH },
+        Event::Forgotten { epoch: EPOCH },
         Event::Begin {
             from: from.clone(),
             attempt: next,
@@ -162,6 +175,7 @@ fn strays() -> Vec<Event> {
     ];
     for epoch in [Epoch(4), Epoch(6)] {
         strays.push(Event::Erased { epoch });
+        strays.push(Event::Forgotten { epoch });
     }
     for attempt in [Attempt(2), ATTEMPT] {
         strays.push(Event::Enrol {
@@ -189,6 +203,15 @@ fn strays() -> Vec<Event> {
         ]);
     }
     strays
+}
+
+#[test]
+fn who_is_erased_at_home_lives_on_under_an_epoch_above_all_seen() {
+    let settled = record(State::Settled { epoch: EPOCH });
+    let next = step(Some(&settled), &Event::Forgotten { epoch: EPOCH }).unwrap();
+    let epoch = SEEN.next();
+    assert_eq!(next.state, State::Settled { epoch });
+    assert_eq!(next.seen, epoch);
 }
 
 #[test]

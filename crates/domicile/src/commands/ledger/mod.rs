@@ -1,6 +1,7 @@
 //! `ledger`: sealing, exporting and checking what the sites wrote down.
 
 mod collect;
+pub(super) mod evidence;
 pub mod export;
 pub mod seal;
 pub mod verify;

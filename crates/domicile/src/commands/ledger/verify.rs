@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ::ledger::bundle::{Bundle, FORMAT};
+use ::ledger::key::Pins;
 use ::ledger::proof;
+use ::ledger::receipt::{self, Receipt};
 
 use super::super::{configuration, homes, prove, show};
 use super::collect::{Collected, collect};
@@ -13,6 +15,7 @@ use crate::cli::{Cli, LedgerVerify};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render::Form;
 use crate::render::ledger::{Verified, render};
+use crate::render::receipt::render as render_receipt;
 
 /// Checks. 1 on a finding, 3 where a site was not reached.
 pub async fn run(cli: &Cli, args: &LedgerVerify) -> Outcome {
@@ -52,6 +55,9 @@ fn offline(cli: &Cli, args: &LedgerVerify, file: &Path, form: Form) -> Outcome {
     if format == Some(proof::FORMAT) {
         return prove::check(&pins, document, form);
     }
+    if format == Some(receipt::FORMAT) {
+        return check_receipt(&pins, document, form);
+    }
     // What is wrong is said without repeating what stands there.
     let bundle: Bundle = serde_json::from_value(document).map_err(|_| {
         Failure::new(
@@ -64,4 +70,21 @@ fn offline(cli: &Cli, args: &LedgerVerify, file: &Path, form: Form) -> Outcome {
     let verified = Verified::new(report, &BTreeMap::new(), args.site.as_deref());
     show(&render(&verified, form))?;
     Ok(verified.exit())
+}
+
+fn check_receipt(pins: &Pins, document: serde_json::Value, form: Form) -> Outcome {
+    // What is wrong is said without repeating what stands there.
+    let receipt: Receipt = serde_json::from_value(document).map_err(|_| {
+        Failure::new(
+            Exit::Unfinished,
+            anyhow::anyhow!("this is not in the form of {:?}", receipt::FORMAT),
+        )
+        .mend("it is none that `domicile erase --receipt` wrote, or was changed")
+    })?;
+    let report = receipt.check(pins);
+    show(&render_receipt(&report, form))?;
+    Ok(match report.findings.is_empty() {
+        true => Exit::Done,
+        false => Exit::Unfinished,
+    })
 }
