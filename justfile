@@ -25,3 +25,7 @@ demo:
 bench what="all" *options:
     cargo build --release -p domicile
     cargo run --release -p bench -- {{what}} {{options}}
+
+# The Debian package: built, installed, its program run against throwaway databases; needs cargo-deb
+package:
+    packaging/test
