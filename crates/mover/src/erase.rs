@@ -2,7 +2,7 @@
 //! right to be forgotten.
 //!
 //! The proof, while both databases are reached from one process, is the target's decision row: it was committed
-//! together with the rows, and is asked for again here. [`delete`] deletes; [`purge`] carries on from there, until the
+//! together with the rows, and is asked for again here. `delete.rs` deletes; [`purge`] carries on from there, until the
 //! bytes are gone.
 
 mod delete;
