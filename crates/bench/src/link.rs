@@ -1,5 +1,8 @@
 //! The figures about the link: what goes over the wire.
 
+mod delay;
+mod pause;
+
 use std::time::Instant;
 
 use ::link::{Endpoint, Identity, NewKey, PeerSettings, Receiving, Sending, Settings, Traffic};
@@ -25,8 +28,14 @@ struct Linked {
     target: Endpoint,
 }
 
-/// Sends the rows that a move would copy, as binary COPY, through a link on this machine, `rounds` times.
+/// Measures everything about the link.
 pub(crate) async fn measure(scale: f64, rounds: usize, report: &mut Report) -> Result<()> {
+    wire(scale, rounds, report).await?;
+    pause::measure(report).await
+}
+
+/// Sends the rows that a move would copy, as binary COPY, through a link on this machine, `rounds` times.
+async fn wire(scale: f64, rounds: usize, report: &mut Report) -> Result<()> {
     let customers = data::customers(scale).min(CUSTOMERS_MAX);
     println!("link: the rows of a fifth of {customers} users, as binary COPY");
     let cluster = Cluster::start(ClusterOptions::named("link")).await?;

@@ -61,6 +61,23 @@ impl Domicile {
         })
     }
 
+    /// Starts `domicile serve ARGS`, whose log nobody reads.
+    pub(crate) fn serve(&self, args: &[&str]) -> Result<Running> {
+        let child = Command::new(&self.path)
+            .current_dir(&self.folder)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start domicile")?;
+        Ok(Running {
+            child,
+            began: Instant::now(),
+        })
+    }
+
     /// Starts `domicile ARGS`.
     pub(crate) fn start(&self, args: &[&str]) -> Result<Running> {
         let child = Command::new(&self.path)

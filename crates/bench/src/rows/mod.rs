@@ -5,9 +5,9 @@ mod copy;
 pub(crate) mod data;
 mod guard;
 mod handoff;
-mod pause;
+pub(crate) mod pause;
 mod peers;
-mod stage;
+pub(crate) mod stage;
 mod writers;
 
 use anyhow::{Result, bail};

@@ -16,6 +16,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::data::{self, COUNTRIES};
 use super::stage::{SHOP, Server, Stage, Tuning};
+use crate::program::Ran;
 use crate::report::{Figure, Report, Series};
 use crate::stats::percentile;
 
@@ -64,6 +65,7 @@ struct Seat {
     update_invoice: Statement,
 }
 
+/// Measures a move in one process.
 pub(crate) async fn measure(
     stage: &Stage,
     report: &mut Report,
@@ -72,11 +74,72 @@ pub(crate) async fn measure(
     bench: &str,
 ) -> Result<()> {
     let country = COUNTRIES[if writers == 64 { 5 } else { 6 }];
+    let args = [
+        "--config", usual.file, "apply", "--yes", "--json", "--phase", country, "--users", "users",
+    ];
+    let paused = pauses(stage, (writers, country, BATCHES), &args).await?;
+    report.add(paused.figure(bench))
+}
+
+/// What `writers` writers met while `batches` batches of the users of `country` moved.
+pub(crate) struct Paused {
+    pauses: Vec<f64>,
+    seen: Vec<f64>,
+    batches: usize,
+    writes: f64,
+    ran: Ran,
+}
+
+// === impl Paused ===
+
+impl Paused {
+    /// The 99th percentile of the pauses, in milliseconds.
+    pub(crate) fn p99(&self) -> f64 {
+        percentile(&self.pauses, 99.0)
+    }
+
+    /// The same with what belongs to it.
+    pub(crate) fn figure(&self, bench: &str) -> Figure {
+        let of = |values: &[f64], percent: f64| {
+            json!((percentile(values, percent) * 100.0).round() / 100.0)
+        };
+        let (pauses, seen, ran) = (&self.pauses, &self.seen, &self.ran);
+        Figure {
+            bench: bench.to_owned(),
+            unit: "ms",
+            ours: Series::of(self.p99()),
+            peer: None,
+            more: vec![
+                ("p50", of(pauses, 50.0)),
+                ("p95", of(pauses, 95.0)),
+                ("longest", of(pauses, 100.0)),
+                ("users_met", json!(pauses.len())),
+                ("batches", json!(self.batches)),
+                ("refused_to_taken_p50", of(seen, 50.0)),
+                ("refused_to_taken_p99", of(seen, 99.0)),
+                ("told_by_apply_p50", json!(ran.number("pause_ms.p50"))),
+                ("told_by_apply_p99", json!(ran.number("pause_ms.p99"))),
+                ("seconds", json!(ran.number("seconds"))),
+                (
+                    "writes_per_s",
+                    json!((self.writes / ran.wall.as_secs_f64()).round()),
+                ),
+            ],
+        }
+    }
+}
+
+/// Runs `domicile` with `args`, which moves the users in the file `users`, under writers.
+pub(crate) async fn pauses(
+    stage: &Stage,
+    (writers, country, batches_max): (usize, &str, usize),
+    args: &[&str],
+) -> Result<Paused> {
     let source = stage.source.connect("postgres", SHOP).await?;
     let sql = format!(
         "SELECT customer_id, max(invoice_id) FROM customer JOIN invoice USING (customer_id)
          WHERE country = '{country}' GROUP BY customer_id ORDER BY customer_id LIMIT {}",
-        BATCH * BATCHES
+        BATCH * batches_max
     );
     let user = |row: &tokio_postgres::Row| User {
         customer: row.get(0),
@@ -102,11 +165,8 @@ pub(crate) async fn measure(
         let there = Seat::take(&stage.target).await?;
         tasks.spawn(write(Arc::clone(&scene), here, there));
     }
-    let args = [
-        "--config", usual.file, "apply", "--yes", "--json", "--phase", country, "--users", "users",
-    ];
     let applied = async {
-        let ran = stage.domicile.run(&args).await?;
+        let ran = stage.domicile.run(args).await?;
         // Whoever was not taken by now never will be: the writers stop.
         scene.turn.store(batches, Ordering::Relaxed);
         anyhow::Ok(ran)
@@ -142,29 +202,12 @@ pub(crate) async fn measure(
         bail!("no writer met a fence");
     }
     let seen: Vec<f64> = met.iter().map(|met| since(met.refused_at, met)).collect();
-    let of =
-        |values: &[f64], percent: f64| json!((percentile(values, percent) * 100.0).round() / 100.0);
-    report.add(Figure {
-        bench: bench.to_owned(),
-        unit: "ms",
-        ours: Series::of(percentile(&pauses, 99.0)),
-        peer: None,
-        more: vec![
-            ("p50", of(&pauses, 50.0)),
-            ("p95", of(&pauses, 95.0)),
-            ("longest", of(&pauses, 100.0)),
-            ("users_met", json!(pauses.len())),
-            ("batches", json!(batches)),
-            ("refused_to_taken_p50", of(&seen, 50.0)),
-            ("refused_to_taken_p99", of(&seen, 99.0)),
-            ("told_by_apply_p50", json!(ran.number("pause_ms.p50"))),
-            ("told_by_apply_p99", json!(ran.number("pause_ms.p99"))),
-            ("seconds", json!(ran.number("seconds"))),
-            (
-                "writes_per_s",
-                json!((writes / ran.wall.as_secs_f64()).round()),
-            ),
-        ],
+    Ok(Paused {
+        pauses,
+        seen,
+        batches,
+        writes,
+        ran,
     })
 }
 

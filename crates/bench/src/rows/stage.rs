@@ -154,6 +154,12 @@ impl Stage {
             .context("cannot write the configuration")
     }
 
+    /// Reads a file of the program's folder.
+    pub(crate) fn read(&self, name: &str) -> Result<String> {
+        fs::read_to_string(self.folder.path().join(name))
+            .with_context(|| format!("cannot read {name}"))
+    }
+
     /// Writes a file into the program's folder.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
         fs::write(self.folder.path().join(name), text)
