@@ -301,3 +301,31 @@ async fn either_daemon_dies_at_every_step() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_fit_stays_with_the_targets_reason_and_the_others_move() -> Result<()> {
+    let (linked, movers) = shop("misfits_linked", 60).await?;
+    let world = &linked.world;
+    let taken = "INSERT INTO customer (customer_id, first_name, last_name, email, country)
+                 VALUES (900001, 'Some', 'Body', $1, 'SG')";
+    let address = format!("user{}@example.com", movers[3]);
+    world
+        .application(1)
+        .await?
+        .execute(taken, &[&address])
+        .await?;
+    let both = linked.serve_both().await?;
+    let ran = linked.apply(0).run().await?;
+    let ran = ran
+        .expect(1)
+        .with_context(|| format!("{}\n{}", both[0].log(), both[1].log()))?;
+    let aside = ran.set_aside()?;
+    ensure!(
+        aside.len() == 1
+            && aside[0].0 == movers[3].to_string()
+            && aside[0].1.contains("customer_email_key"),
+        "{ran}"
+    );
+    assert_eq!(ran.summary()?["moved"], movers.len() - 1);
+    world.expect_rest_but_running().await
+}

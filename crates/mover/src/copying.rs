@@ -72,8 +72,11 @@ pub async fn copy_chunk(
         Sent::All(bytes) => {
             reader.close().await.at(&from.site, "copying a chunk")?;
             let snapshot = snapshot.clone();
-            target.tell(Ask::Copied { snapshot, bytes }).await?;
-            (taken.await?, bytes)
+            match target.tell(Ask::Copied { snapshot, bytes }).await {
+                // It did not want the last of it, and says why.
+                Ok(()) | Err(Error::Left { .. }) => (taken.await?, bytes),
+                Err(error) => return Err(error),
+            }
         }
         Sent::Early(answer) => {
             drop(reader);

@@ -118,6 +118,9 @@ impl Carrier {
                     break;
                 }
             }
+            // Nothing more is taken; what was asked before may still be answered, and say why.
+            sent.close();
+            while requests.join_next().await.is_some() {}
         };
         tokio::select! {
             () = carrying => {}
