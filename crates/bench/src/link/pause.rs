@@ -46,7 +46,7 @@ pub(super) async fn measure(report: &mut Report) -> Result<()> {
         pins.push(made["pins"][0].as_str().context("a pin")?.to_owned());
     }
     for (rtt, country) in ROUND_TRIPS.into_iter().zip(COUNTRIES.into_iter().skip(5)) {
-        let _daemons = Daemons::start(&stage, usual.file, rtt, &pins).await?;
+        let daemons = Daemons::start(&stage, usual.file, rtt, &pins).await?;
         println!("link: a round trip of {rtt} ms");
         let args = [
             "--config",
@@ -62,6 +62,8 @@ pub(super) async fn measure(report: &mut Report) -> Result<()> {
             "users",
         ];
         let paused = pauses(&stage, (WRITERS, country, BATCHES), &args).await?;
+        // Gone before the next begin: a socket that answers is not taken over.
+        daemons.end().await?;
         report.add(paused.figure(&format!("link.pause_p99_ms.{rtt}")))?;
         report.add(Figure {
             bench: format!("link.pause_p99_over_half_rtt_ms.{rtt}"),
@@ -77,12 +79,19 @@ pub(super) async fn measure(report: &mut Report) -> Result<()> {
 /// A daemon at each site, and the path between them.
 struct Daemons {
     _path: Path,
-    _running: Vec<Running>,
+    running: Vec<Running>,
 }
 
 // === impl Daemons ===
 
 impl Daemons {
+    async fn end(self) -> Result<()> {
+        for daemon in self.running {
+            daemon.kill().await?;
+        }
+        Ok(())
+    }
+
     async fn start(stage: &Stage, base: &str, rtt: u64, pins: &[String]) -> Result<Self> {
         let ports = [free_port().await?, free_port().await?];
         let to = format!("127.0.0.1:{}", ports[1]);
@@ -143,7 +152,7 @@ impl Daemons {
                 _ => {
                     return Ok(Self {
                         _path: path,
-                        _running: running,
+                        running,
                     });
                 }
             }
