@@ -39,6 +39,10 @@ const FLUSH_BYTES: usize = 4 * 1024 * 1024;
 /// How many bytes of changes may be under way, sent and not yet durable: bounds memory. At a round trip of 200 ms, 80 MB/s.
 const UNDER_WAY: usize = 16 * 1024 * 1024;
 
+/// How many parts of the stream may be under way. What comes meanwhile goes together in the next: many small parts would queue on a
+/// long way, with the fence behind them. Fewer than a line carries side by side.
+const SENT_TOGETHER: usize = 12;
+
 /// How long the end of the task may take: one transaction at the target.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -198,7 +202,7 @@ struct Follower {
 impl Follower {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) -> Result<()> {
         loop {
-            let room = self.under_way_bytes < UNDER_WAY;
+            let room = self.under_way_bytes < UNDER_WAY && self.under_way.len() < SENT_TOGETHER;
             tokio::select! {
                 // Commands first: whom to follow must be known before what is said of them.
                 biased;
