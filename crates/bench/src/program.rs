@@ -63,30 +63,22 @@ impl Domicile {
 
     /// Starts `domicile serve ARGS`, whose log nobody reads.
     pub(crate) fn serve(&self, args: &[&str]) -> Result<Running> {
-        let child = Command::new(&self.path)
-            .current_dir(&self.folder)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start domicile")?;
-        Ok(Running {
-            child,
-            began: Instant::now(),
-        })
+        self.spawn(args, Stdio::null)
     }
 
     /// Starts `domicile ARGS`.
     pub(crate) fn start(&self, args: &[&str]) -> Result<Running> {
+        // What it logs, by DOMICILE_LOG, is for whoever looks on.
+        self.spawn(args, Stdio::piped)
+    }
+
+    fn spawn(&self, args: &[&str], told: fn() -> Stdio) -> Result<Running> {
         let child = Command::new(&self.path)
             .current_dir(&self.folder)
             .args(args)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            // What it logs, by DOMICILE_LOG, is for whoever looks on.
-            .stderr(Stdio::piped())
+            .stdout(told())
+            .stderr(told())
             .kill_on_drop(true)
             .spawn()
             .context("cannot start domicile")?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use link::{Endpoint, Identity, Inbox, Peer, PeerSettings, StartError};
-use model::SiteName;
+use model::{SiteName, causes};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -11,7 +11,6 @@ use crate::acquaintance::keep_acquainted;
 use crate::dispatch::{Hearers, dispatch};
 use crate::settings::Link;
 use crate::view::{LinkState, PeerState, View};
-use crate::work::causes;
 use crate::{DaemonError, settings};
 
 /// How long the listening address may be taken: a daemon that led before may need a moment to notice that it does not any

@@ -10,8 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::election::Standing;
 use crate::settings::Service;
-use crate::work::causes;
-use model::SiteName;
+use model::{SiteName, causes};
 
 /// The name of the leader's office in each service's home database.
 pub const OFFICE: &str = "daemon";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use model::ServiceName;
+use model::{ServiceName, causes};
 use residency::office::Office;
 use tokio_util::sync::CancellationToken;
 
@@ -70,16 +70,4 @@ pub(crate) async fn keep_at_it(work: Arc<dyn Work>, leading: Leading) {
         }
         wait = AGAIN_MAX.min(wait * 2);
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(one) = cause {
-        line.push_str(": ");
-        line.push_str(&one.to_string());
-        cause = one.source();
-    }
-    line
 }

@@ -21,6 +21,15 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Every one, by its number.
+    pub const ALL: [Self; 5] = [
+        Self::Done,
+        Self::Unfinished,
+        Self::Usage,
+        Self::Unreached,
+        Self::Limit,
+    ];
+
     /// The number.
     pub fn code(self) -> u8 {
         match self {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use support::program::Ran;
 use support::refusal::{SECRET, refusal};
 use support::served::{Served, free_port, get_at, leads, sees};
-use support::{Clusters, PATIENCE, World};
+use support::{Clusters, PATIENCE, SITES, World, linked};
 use testbed::wait_until;
 
 /// Two sites with keys and addresses, each with a configuration of its own that knows of its own database alone.
@@ -20,20 +20,13 @@ struct Linked {
     keys: [String; 2],
 }
 
-const SITES: [&str; 2] = ["beijing", "singapore"];
-
 impl Linked {
     async fn new(clusters: Arc<Clusters>, name: &str) -> Result<Linked> {
         let world = World::small_installed(clusters, name).await?;
-        let mut pins = Vec::new();
+        let pins = linked::keys(&world).await?;
         let mut keys = Vec::new();
         for site in SITES {
-            let file = format!("{site}.key");
-            let args = ["keys", "new", "--site", site, "--out", &file, "--json"];
-            let made: Value =
-                serde_json::from_str(&world.program(&args).run().await?.expect(0)?.stdout)?;
-            pins.push(made["pins"][0].as_str().context("a pin")?.to_owned());
-            let text = std::fs::read_to_string(world.path(&file))?;
+            let text = std::fs::read_to_string(world.path(&format!("{site}.key")))?;
             keys.push(text.lines().nth(1).context("a key")?.to_owned());
         }
         let ports = [free_port().await?, free_port().await?];

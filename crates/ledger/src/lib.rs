@@ -14,6 +14,7 @@ pub mod keyring;
 pub mod note;
 pub mod proof;
 pub mod receipt;
+mod statement;
 pub mod tree;
 mod verify;
 pub mod witness;

@@ -12,10 +12,11 @@ use serde_json::Value;
 use crate::bundle::Vouched;
 use crate::entry::Entry;
 use crate::finding::{Finding, Kind};
-use crate::head::{self, Head};
+use crate::head::Head;
 use crate::key::{Pins, SiteKey};
 use crate::keyring::{Keyring, Keys, Trust};
 use crate::note::Note;
+use crate::statement;
 use crate::tree::{Hash, verify_inclusion};
 
 /// What the field `format` of a receipt says.
@@ -228,17 +229,12 @@ impl Account {
 impl Statement {
     /// Signs it as its site.
     pub fn sign(&self, key: &SiteKey) -> Result<String, serde_json::Error> {
-        let text = format!("{}\n", serde_json_canonicalizer::to_string(self)?);
-        let signature = head::sign(&head::signer(&self.site), key, &text);
-        Ok(Note::new(text, vec![signature]).to_string())
+        statement::sign(self, &self.site, key)
     }
 
     /// Reads one that is written in its one form.
     fn parse(text: &str) -> Option<Self> {
-        let line = text.strip_suffix('\n')?;
-        let statement: Self = serde_json::from_str(line).ok()?;
-        let same = serde_json_canonicalizer::to_string(&statement).ok()? == line;
-        (same && statement.format == STATEMENT).then_some(statement)
+        statement::parse(text).filter(|read: &Self| read.format == STATEMENT)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;
-use model::SiteName;
+use model::{SiteName, causes};
 use rand::RngExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -53,11 +53,11 @@ pub(crate) async fn keep(dialler: Dialler, flows: u16) {
                 }
                 let why = control::run(wire, &dialler.shared, begun).await;
                 bulk.shutdown().await;
-                warn!(%site, why = %chain(&why), "link lost");
+                warn!(%site, why = %causes(&why), "link lost");
             }
             Err(why) => {
                 let site = &dialler.shared.site;
-                warn!(%site, address = dialler.address, why = %chain(&why), "cannot connect the link");
+                warn!(%site, address = dialler.address, why = %causes(&why), "cannot connect the link");
             }
         }
         if began.elapsed() > LASTED {
@@ -79,7 +79,7 @@ async fn keep_flow(dialler: Arc<Dialler>, session: u64, flow: u16) {
             Ok((wire, _)) => bulk::run(wire, &dialler.shared, over).await,
             Err(why) => why,
         };
-        debug!(site = %dialler.shared.site, flow, why = %chain(&why), "bulk connection lost");
+        debug!(site = %dialler.shared.site, flow, why = %causes(&why), "bulk connection lost");
         if began.elapsed() > LASTED {
             backoff.reset();
         }
@@ -119,16 +119,4 @@ impl Dialler {
         });
         greeted.await.unwrap_or(Err(WireError::Silent))
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;
-use model::SiteName;
+use model::{SiteName, causes};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -16,7 +16,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::dial::chain;
 use crate::hello::{self, Answer, Hello, Why, judge};
 use crate::shared::{Begun, Shared};
 use crate::tls::Tls;
@@ -79,7 +78,7 @@ pub(crate) async fn listen(listener: TcpListener, door: Arc<Door>) {
             drop(caller);
             match greeted.unwrap_or(Err(WireError::Silent)) {
                 Ok(guest) => guest.stay().await,
-                Err(why) => door.refuse(address, &chain(&why)),
+                Err(why) => door.refuse(address, &causes(&why)),
             }
         });
     }
@@ -148,11 +147,11 @@ impl Guest {
         match self {
             Self::Control(wire, shared, begun) => {
                 let why = control::run(wire, &shared, begun).await;
-                warn!(site = %shared.site, why = %chain(&why), "link lost");
+                warn!(site = %shared.site, why = %causes(&why), "link lost");
             }
             Self::Bulk(wire, shared, over) => {
                 let why = bulk::run(wire, &shared, over).await;
-                debug!(site = %shared.site, why = %chain(&why), "bulk connection lost");
+                debug!(site = %shared.site, why = %causes(&why), "bulk connection lost");
             }
         }
     }

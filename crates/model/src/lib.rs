@@ -3,6 +3,7 @@
 //! Nouns only. No I/O, no async, no clock: whatever reads a database, a file or the time lives in
 //! another room and hands its findings over as values of these types.
 
+mod causes;
 pub mod fault;
 mod ids;
 pub mod ownership;
@@ -12,4 +13,5 @@ pub mod policy;
 pub mod table;
 pub mod way;
 
+pub use causes::causes;
 pub use ids::{Attempt, BatchId, Epoch, KeyKind, Market, MoveId, ServiceName, SiteName, UserKey};

@@ -51,7 +51,6 @@ pub(crate) async fn take_offices(route: &Route) -> Result<(Offices, Session)> {
     let offices = Offices {
         departures,
         arrivals: route.target.far.visit(call).await?,
-        target: route.target.site.clone(),
     };
     Ok((offices, held))
 }

@@ -1,7 +1,7 @@
 //! An error as one site tells it to another: what the other half draws conclusions from, and the words for a person. It holds no
 //! row values, no address and no secret, as none of the errors does.
 
-use model::SiteName;
+use model::{SiteName, causes};
 use residency::policy::Refusal;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::error::SqlState;
@@ -84,7 +84,7 @@ impl Failure {
             Error::Disorder { site } => Self::Disorder { site: site.clone() },
             error => Self::Other {
                 site: site.clone(),
-                what: in_words(error),
+                what: causes(error),
                 sqlstate: error.sqlstate().map(|state| state.code().to_owned()),
                 ends: ends_the_attempts(error),
             },
@@ -119,16 +119,4 @@ impl From<Failure> for Error {
             },
         }
     }
-}
-
-/// The error with what caused it.
-fn in_words(error: &Error) -> String {
-    let mut words = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        words.push_str(": ");
-        words.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    words
 }

@@ -2,6 +2,7 @@
 //!
 //! A [`Seat`] is a session there with somebody who answers, in order. Dropping it breaks off what it is at.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use postgres::digest::{BatchDigest, DigestKey};
 use postgres::preflight::ReferenceDigest;
 use postgres::snapshot::Snapshot;
 use residency::inbound::Inbound;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::ask::{Answer, Ask, Call, Read};
 use crate::error::{Error, Result};
@@ -31,26 +33,66 @@ pub trait Far: Send + Sync {
 /// The office of arrivals at a target, held for us.
 pub trait Visited: Send + Sync {
     /// Opens a session there, for `purpose`.
-    fn line(&self, purpose: &'static str) -> Soon<'_, Result<Box<dyn Line>>>;
+    fn line(&self, purpose: &'static str) -> Soon<'_, Result<Line>>;
+}
+
+/// Something asked, and where the answer goes; nowhere, where it was told.
+pub struct Asked {
+    /// What.
+    pub ask: Ask,
+    /// Where to.
+    pub answer: Option<oneshot::Sender<Result<Answer>>>,
 }
 
 /// The way to one session at a target. What is sent arrives in that order, or not at all.
-pub trait Line: Send + Sync {
+pub struct Line {
+    site: SiteName,
+    asks: mpsc::Sender<Asked>,
+    /// Dropped with this: whoever takes what is sent breaks off what he is at.
+    _taken: Box<dyn Any + Send + Sync>,
+}
+
+// === impl Line ===
+
+impl Line {
+    /// To `site`, to whoever takes `asks`, for as long as `taken` lives.
+    pub fn new(site: SiteName, asks: mpsc::Sender<Asked>, taken: impl Any + Send + Sync) -> Self {
+        Self {
+            site,
+            asks,
+            _taken: Box::new(taken),
+        }
+    }
+
     /// Sends; waits while as much is under way as may be. What this returns waits for the answer.
-    fn send(&self, ask: Ask) -> Soon<'_, Result<Pending>>;
+    async fn send(&self, ask: Ask) -> Result<Pending> {
+        let (answer, answered) = oneshot::channel();
+        self.pass(ask, Some(answer)).await?;
+        let left = self.left();
+        Ok(Box::pin(async move { answered.await.unwrap_or(Err(left)) }))
+    }
 
     /// Sends what is not answered. That it could not be done is said by what is asked next.
-    fn tell(&self, ask: Ask) -> Soon<'_, Result<()>>;
+    async fn tell(&self, ask: Ask) -> Result<()> {
+        self.pass(ask, None).await
+    }
+
+    async fn pass(&self, ask: Ask, answer: Option<oneshot::Sender<Result<Answer>>>) -> Result<()> {
+        let sent = self.asks.send(Asked { ask, answer }).await;
+        sent.map_err(|_| self.left())
+    }
+
+    fn left(&self) -> Error {
+        let site = self.site.clone();
+        Error::Left { site }
+    }
 }
 
 /// An answer to come.
 pub type Pending = Soon<'static, Result<Answer>>;
 
 /// A session at a target.
-pub struct Seat {
-    site: SiteName,
-    line: Box<dyn Line>,
-}
+pub struct Seat(Line);
 
 /// What the target says of an offer.
 pub(crate) enum Verdict {
@@ -66,27 +108,20 @@ pub(crate) enum Verdict {
 
 impl Seat {
     /// Opens one.
-    pub async fn open(
-        visited: &dyn Visited,
-        site: &SiteName,
-        purpose: &'static str,
-    ) -> Result<Self> {
-        Ok(Self {
-            site: site.clone(),
-            line: visited.line(purpose).await?,
-        })
+    pub async fn open(visited: &dyn Visited, purpose: &'static str) -> Result<Self> {
+        visited.line(purpose).await.map(Self)
     }
 
     pub(crate) async fn send(&self, ask: Ask) -> Result<Pending> {
-        self.line.send(ask).await
+        self.0.send(ask).await
     }
 
     pub(crate) async fn tell(&self, ask: Ask) -> Result<()> {
-        self.line.tell(ask).await
+        self.0.tell(ask).await
     }
 
     async fn ask(&self, ask: Ask) -> Result<Answer> {
-        self.line.send(ask).await?.await
+        self.send(ask).await?.await
     }
 
     async fn done(&self, ask: Ask) -> Result<()> {
@@ -99,7 +134,7 @@ impl Seat {
     /// The error of an answer to another question.
     pub(crate) fn beside_the_point(&self, _: &Answer) -> Error {
         Error::Disorder {
-            site: self.site.clone(),
+            site: self.0.site.clone(),
         }
     }
 

@@ -17,15 +17,14 @@ use std::time::Duration;
 use model::{BatchId, KeyKind, ServiceName, SiteName};
 use postgres::connect::Session;
 use postgres::preflight::reference_digest;
-use postgres::shape::Shape;
 use residency::office::Office;
 use residency::{inbound, records};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::ask::{Answer, Ask, Call};
 use crate::error::{At, Error, Result};
-use crate::far::{Far, Line, Pending, Visited};
+use crate::far::{Asked, Far, Line, Visited};
 use crate::policy;
 use crate::ports::{Manifests, Soon};
 use crate::rest;
@@ -57,17 +56,9 @@ pub struct Visit {
     /// The session that holds the office's lock.
     _held: Session,
     /// The tables as they were when the source began to watch them.
-    watched: Mutex<Option<Tables>>,
+    watched: Mutex<Option<Arc<Tables>>>,
     /// The batches whose fence the stream has passed.
     passed: watch::Sender<VecDeque<BatchId>>,
-}
-
-/// Something asked, and where the answer goes; nowhere, where it was told.
-pub struct Asked {
-    /// What.
-    pub ask: Ask,
-    /// Where to.
-    pub answer: Option<oneshot::Sender<Result<Answer>>>,
 }
 
 /// The asks that come to a clerk.
@@ -140,25 +131,22 @@ impl Visit {
         self.host.end.kind()
     }
 
-    /// The shape of the watched tables.
-    fn shape(&self) -> Result<Shape> {
+    /// The watched tables.
+    fn watched(&self) -> Result<Arc<Tables>> {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let tables = watched.as_ref().ok_or_else(|| self.disorder())?;
-        Ok(tables.shape.clone())
+        watched.clone().ok_or_else(|| self.disorder())
     }
 
     async fn watch(&self, session: &Session) -> Result<()> {
         let tables = Tables::read(self.target(), session).await?;
-        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        *watched = Some(Arc::new(tables));
         Ok(())
     }
 
     async fn look_again(&self, session: &Session) -> Result<()> {
-        let before = {
-            let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-            watched.clone().ok_or_else(|| self.disorder())?
-        };
-        before.look_again(self.target(), session).await
+        let tables = self.watched()?;
+        tables.look_again(self.target(), session).await
     }
 
     /// Takes note that the stream has passed the fence of `batch`, and that all before it is applied.
@@ -324,59 +312,13 @@ impl Drop for Clerk {
 /// A visit in this process.
 struct Here(Arc<Visit>);
 
-/// The way to a clerk in this process.
-struct Desk {
-    site: SiteName,
-    asks: mpsc::Sender<Asked>,
-    _clerk: Clerk,
-}
-
 // === impl Here ===
 
 impl Visited for Here {
-    fn line(&self, purpose: &'static str) -> Soon<'_, Result<Box<dyn Line>>> {
+    fn line(&self, purpose: &'static str) -> Soon<'_, Result<Line>> {
         Box::pin(async move {
             let (asks, clerk) = self.0.clerk(purpose).await?;
-            Ok(Box::new(Desk {
-                site: self.0.target().site.clone(),
-                asks,
-                _clerk: clerk,
-            }) as Box<dyn Line>)
-        })
-    }
-}
-
-// === impl Desk ===
-
-impl Desk {
-    fn left(&self) -> Error {
-        left(&self.site)
-    }
-}
-
-fn left(site: &SiteName) -> Error {
-    Error::Left { site: site.clone() }
-}
-
-impl Line for Desk {
-    fn send(&self, ask: Ask) -> Soon<'_, Result<Pending>> {
-        Box::pin(async move {
-            let (answer, answered) = oneshot::channel();
-            let asked = Asked {
-                ask,
-                answer: Some(answer),
-            };
-            self.asks.send(asked).await.map_err(|_| self.left())?;
-            let site = self.site.clone();
-            let pending = async move { answered.await.map_err(|_| left(&site))? };
-            Ok(Box::pin(pending) as Pending)
-        })
-    }
-
-    fn tell(&self, ask: Ask) -> Soon<'_, Result<()>> {
-        Box::pin(async move {
-            let asked = Asked { ask, answer: None };
-            self.asks.send(asked).await.map_err(|_| self.left())
+            Ok(Line::new(self.0.site().clone(), asks, clerk))
         })
     }
 }

@@ -121,8 +121,6 @@ pub struct Offices {
     pub departures: Office,
     /// Of arrivals at the target.
     pub arrivals: Arc<dyn Visited>,
-    /// The target.
-    pub target: SiteName,
 }
 
 // === impl Offices ===
@@ -130,7 +128,7 @@ pub struct Offices {
 impl Offices {
     /// Opens a session at the target.
     pub async fn seat(&self, purpose: &'static str) -> Result<Seat> {
-        Seat::open(&*self.arrivals, &self.target, purpose).await
+        Seat::open(&*self.arrivals, purpose).await
     }
 }
 

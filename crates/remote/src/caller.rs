@@ -14,7 +14,7 @@ use mover::{Error, Result};
 use tokio::task::AbortHandle;
 
 use crate::PATIENCE;
-use crate::carrier::Carried;
+use crate::carrier;
 use crate::word::{Said, TOPIC, Word};
 
 /// How long one request may take: longer than the target makes it wait.
@@ -39,7 +39,6 @@ pub struct Caller {
 #[derive(Clone)]
 pub(crate) struct Post {
     pub(crate) peer: Peer,
-    pub(crate) site: SiteName,
 }
 
 // === impl Post ===
@@ -59,7 +58,7 @@ impl Post {
                     tokio::time::sleep(AGAIN).await;
                 }
                 Err(error) => {
-                    tracing::warn!(site = %self.site, %error, "the peer does not answer");
+                    tracing::warn!(site = %self.site(), %error, "the peer does not answer");
                     return Err(self.left());
                 }
             }
@@ -74,13 +73,17 @@ impl Post {
             .map(drop)
     }
 
-    pub(crate) fn left(&self) -> Error {
-        let site = self.site.clone();
+    pub(crate) fn site(&self) -> &SiteName {
+        self.peer.site()
+    }
+
+    fn left(&self) -> Error {
+        let site = self.site().clone();
         Error::Left { site }
     }
 
     pub(crate) fn disorder(&self) -> Error {
-        let site = self.site.clone();
+        let site = self.site().clone();
         Error::Disorder { site }
     }
 
@@ -98,8 +101,7 @@ impl Post {
 impl Caller {
     /// `service` at the site of `peer`.
     pub fn new(peer: Peer, service: ServiceName) -> Self {
-        let site = peer.site().clone();
-        let post = Post { peer, site };
+        let post = Post { peer };
         Self { post, service }
     }
 
@@ -159,7 +161,7 @@ struct Visiting {
 // === impl Visiting ===
 
 impl Visited for Visiting {
-    fn line(&self, purpose: &'static str) -> Soon<'_, Result<Box<dyn Line>>> {
+    fn line(&self, purpose: &'static str) -> Soon<'_, Result<Line>> {
         Box::pin(async move {
             let line = self.lines.fetch_add(1, Ordering::Relaxed);
             let begin = Word::Line {
@@ -168,7 +170,7 @@ impl Visited for Visiting {
                 purpose: purpose.to_owned(),
             };
             self.post.done(&begin).await?;
-            Ok(Box::new(Carried::new(self.post.clone(), self.visit, line)) as Box<dyn Line>)
+            Ok(carrier::line(self.post.clone(), self.visit, line))
         })
     }
 }

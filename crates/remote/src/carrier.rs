@@ -6,10 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use link::Sending;
-use model::SiteName;
 use mover::ask::{Answer, Ask};
-use mover::far::{Line, Pending};
-use mover::ports::Soon;
+use mover::far::{Asked, Line};
 use mover::{Error, Result};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -24,69 +22,23 @@ const WAITING: usize = 32;
 const TOGETHER: usize = 16;
 
 /// The way to a clerk at another site.
-pub(crate) struct Carried {
-    site: SiteName,
-    asks: mpsc::Sender<Sent>,
-    /// Dropped with this: whatever is still to be carried is broken off.
-    _wanted: oneshot::Sender<()>,
-}
-
-struct Sent {
-    ask: Ask,
-    answer: Option<oneshot::Sender<Result<Answer>>>,
-}
-
-// === impl Carried ===
-
-impl Carried {
-    pub(crate) fn new(post: Post, visit: u64, line: u32) -> Self {
-        let (asks, sent) = mpsc::channel(WAITING);
-        let site = post.site.clone();
-        let carrier = Carrier {
-            post: Arc::new(post),
-            visit,
-            line,
-            next: 0,
-            open: Arc::default(),
-            failed: Arc::default(),
-            together: Arc::new(Semaphore::new(TOGETHER)),
-            transfer: None,
-            unsent: false,
-        };
-        let (wanted, gone) = oneshot::channel();
-        tokio::spawn(carrier.run(sent, gone));
-        Self {
-            site,
-            asks,
-            _wanted: wanted,
-        }
-    }
-
-    fn left(&self) -> Error {
-        let site = self.site.clone();
-        Error::Left { site }
-    }
-}
-
-impl Line for Carried {
-    fn send(&self, ask: Ask) -> Soon<'_, Result<Pending>> {
-        Box::pin(async move {
-            let (answer, answered) = oneshot::channel();
-            let answer = Some(answer);
-            let sent = self.asks.send(Sent { ask, answer }).await;
-            sent.map_err(|_| self.left())?;
-            let left = self.left();
-            Ok(Box::pin(async move { answered.await.unwrap_or(Err(left)) }) as Pending)
-        })
-    }
-
-    fn tell(&self, ask: Ask) -> Soon<'_, Result<()>> {
-        Box::pin(async move {
-            let answer = None;
-            let sent = self.asks.send(Sent { ask, answer }).await;
-            sent.map_err(|_| self.left())
-        })
-    }
+pub(crate) fn line(post: Post, visit: u64, line: u32) -> Line {
+    let (asks, sent) = mpsc::channel(WAITING);
+    let site = post.site().clone();
+    let carrier = Carrier {
+        post: Arc::new(post),
+        visit,
+        line,
+        next: 0,
+        open: Arc::default(),
+        failed: Arc::default(),
+        together: Arc::new(Semaphore::new(TOGETHER)),
+        transfer: None,
+        unsent: false,
+    };
+    let (wanted, gone) = oneshot::channel::<()>();
+    tokio::spawn(carrier.run(sent, gone));
+    Line::new(site, asks, wanted)
 }
 
 /// Carries what is sent along one line, until nobody sends any more.
@@ -108,10 +60,10 @@ struct Carrier {
 // === impl Carrier ===
 
 impl Carrier {
-    async fn run(mut self, mut sent: mpsc::Receiver<Sent>, gone: oneshot::Receiver<()>) {
+    async fn run(mut self, mut sent: mpsc::Receiver<Asked>, gone: oneshot::Receiver<()>) {
         let mut requests = JoinSet::new();
         let carrying = async {
-            while let Some(Sent { ask, answer }) = sent.recv().await {
+            while let Some(Asked { ask, answer }) = sent.recv().await {
                 while requests.try_join_next().is_some() {}
                 let failed = self.failed.load(Ordering::Relaxed);
                 if failed || self.carry(ask, answer, &mut requests).await.is_none() {

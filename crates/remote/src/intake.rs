@@ -10,7 +10,8 @@ use link::Receiving;
 use model::SiteName;
 use mover::ask::Ask;
 use mover::failure::Failure;
-use mover::host::{Asked, Clerk};
+use mover::far::Asked;
+use mover::host::Clerk;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 

@@ -47,10 +47,9 @@ impl Reception {
         }
     }
 
-    /// Ends every visit, or those of one service: this process does not lead any more.
-    pub fn close(&self, service: Option<&ServiceName>) {
-        self.stays()
-            .retain(|(_, of), _| service.is_some_and(|service| service != of));
+    /// Ends every visit at `service`: this process does not lead it any more.
+    pub fn close(&self, service: &ServiceName) {
+        self.stays().retain(|(_, of), _| service != of);
     }
 
     /// Ends the visits of sources that nothing was heard of for a long time. To be called now and then.

@@ -88,14 +88,8 @@ impl From<Failure> for Failed {
 
 impl From<Failed> for Failure {
     fn from(failed: Failed) -> Self {
-        let all = [
-            Exit::Done,
-            Exit::Unfinished,
-            Exit::Usage,
-            Exit::Unreached,
-            Exit::Limit,
-        ];
-        let exit = all.into_iter().find(|exit| exit.code() == failed.exit);
+        let mut all = Exit::ALL.into_iter();
+        let exit = all.find(|exit| exit.code() == failed.exit);
         Self {
             exit: exit.unwrap_or(Exit::Unreached),
             error: anyhow::Error::msg(failed.error),

@@ -116,7 +116,7 @@ impl Work for Doors {
     fn lead(&self, leading: Leading) -> Soon<'_, Result<(), WorkError>> {
         Box::pin(async move {
             leading.stop.cancelled().await;
-            self.0.close(Some(&leading.service));
+            self.0.close(&leading.service);
             Ok(())
         })
     }

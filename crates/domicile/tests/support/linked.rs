@@ -26,14 +26,7 @@ pub struct Linked {
 impl Linked {
     /// Makes keys, and of `domicile.toml` the configurations `beijing.toml` and `singapore.toml`.
     pub async fn new(world: World) -> Result<Linked> {
-        let mut pins = Vec::new();
-        for site in SITES {
-            let file = format!("{site}.key");
-            let args = ["keys", "new", "--site", site, "--out", &file, "--json"];
-            let made: Value =
-                serde_json::from_str(&world.program(&args).run().await?.expect(0)?.stdout)?;
-            pins.push(made["pins"][0].as_str().context("a pin")?.to_owned());
-        }
+        let pins = keys(&world).await?;
         let ports = [free_port().await?, free_port().await?];
         let relay = Relay::start(format!("127.0.0.1:{}", ports[1])).await?;
         let linked = Linked { world, relay };
@@ -110,6 +103,19 @@ impl Linked {
         ];
         self.world.program(&args)
     }
+}
+
+/// Makes a key for each site, `SITE.key`. Returns their pins.
+pub async fn keys(world: &World) -> Result<Vec<String>> {
+    let mut pins = Vec::new();
+    for site in SITES {
+        let file = format!("{site}.key");
+        let args = ["keys", "new", "--site", site, "--out", &file, "--json"];
+        let made: Value =
+            serde_json::from_str(&world.program(&args).run().await?.expect(0)?.stdout)?;
+        pins.push(made["pins"][0].as_str().context("a pin")?.to_owned());
+    }
+    Ok(pins)
 }
 
 fn file(site: usize) -> String {

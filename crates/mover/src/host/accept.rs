@@ -19,11 +19,12 @@ use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 use tokio_postgres::Transaction;
 
-use super::{Asked, Asks, Visit};
+use super::{Asks, Visit};
 use crate::ask::{Answer, Ask, Read};
 use crate::desk::{commit, transaction};
 use crate::durable::{all_durable, make_durable};
 use crate::error::{At, Result};
+use crate::far::Asked;
 use crate::rest;
 use crate::shapes::unchanged;
 
@@ -163,7 +164,7 @@ async fn look<'a>(
     handoff: &Handoff,
     key: &DigestKey,
 ) -> Result<Looked<'a>> {
-    let (source, target, shape) = (visit.from(), visit.target(), visit.shape()?);
+    let (source, target, tables) = (visit.from(), visit.target(), visit.watched()?);
     let users: Vec<UserKey> = users_of(handoff);
     // Kept since before the fence: this sends nothing.
     let reader = verify::Reader::prepare(&tx, kept, &target.schema);
@@ -208,7 +209,7 @@ async fn look<'a>(
             Shape::read(&tx, kept, &target.schema),
             visit.host.manifests.digest(&target.site, &users),
         );
-        unchanged(target, shape.changed(&now.at(&target.site, DOING)?))?;
+        unchanged(target, tables.shape.changed(&now.at(&target.site, DOING)?))?;
         mine = Some((digest.at(&target.site, DOING)?, manifests?));
         let dangling = dangling.at(&target.site, DOING)?;
         let barred = barred.at(&target.site, DOING)?.into_iter();

@@ -4,9 +4,10 @@ use postgres::connect::Session;
 use postgres::copy::Piece;
 use postgres::references::Bringing;
 
-use super::{Asked, Asks, Visit};
+use super::{Asks, Visit};
 use crate::ask::{Answer, Ask};
 use crate::error::At;
+use crate::far::Asked;
 
 /// Takes what is told until all is there, in one transaction.
 pub(super) async fn bring(visit: &Visit, session: &mut Session, first: Piece, asks: &mut Asks) {
