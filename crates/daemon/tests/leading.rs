@@ -147,18 +147,22 @@ async fn of_several_daemons_one_leads_all_services_and_they_change_over_whole() 
         .collect();
     let mut daemons = Vec::new();
     for (n, task) in tasks.iter().enumerate() {
-        daemons.push(start(&site, &format!("{n}.sock"), task.clone()));
+        let daemon = start(&site, &format!("{n}.sock"), task.clone());
+        daemons.push((daemon, task));
     }
     while !daemons.is_empty() {
         let mut leader = None;
         wait_until("one leads all, the others nothing", PATIENCE, async || {
             let led = |running: &Running| all.iter().filter(|one| running.leads(one)).count();
-            let counts: Vec<_> = daemons.iter().map(led).collect();
+            let counts: Vec<_> = daemons.iter().map(|(daemon, _)| led(daemon)).collect();
             leader = counts.iter().position(|count| *count == all.len());
             Ok(leader.is_some() && counts.iter().sum::<usize>() == all.len())
         })
         .await?;
-        let leader = daemons.remove(leader.expect("found"));
+        let (leader, task) = daemons.remove(leader.expect("found"));
+        // It leads before its work is called.
+        task.until("its work runs", |seen| seen.running == all.len())
+            .await?;
         leader.end().await??;
     }
     // In every service, each of three terms was one daemon's.

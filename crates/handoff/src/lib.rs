@@ -4,6 +4,7 @@
 //! - [`decision`]: the target's word on one batch, said once.
 //! - [`erasure`]: how far an erasure has come, and what may be said of it.
 //! - [`judge`]: what the target decides about a handoff from what it found.
+//! - [`tidings`]: what a peer's word about a user's home changes here.
 //!
 //! The same functions run in the mover's transactions and under the model checker
 //! (`tests/model.rs`). The table of DESIGN section 6 is the list of events:
@@ -19,8 +20,11 @@
 //! | cancel, clean up | target | [`Clear`](record::Event::Clear), [`Cleared`](record::Event::Cleared) |
 //! | erase | source | [`Erased`](record::Event::Erased) |
 //! | erase a user at his home | home | [`Forgotten`](record::Event::Forgotten) |
+//! | a database went back | that site | [`tidings::hear`], then [`Overtaken`](record::Event::Overtaken) or [`Miss`](record::Event::Miss) |
+//! | resolve a lost user | that site | [`TakeUp`](record::Event::TakeUp) or [`Cede`](record::Event::Cede) |
 
 pub mod decision;
 pub mod erasure;
 pub mod judge;
 pub mod record;
+pub mod tidings;

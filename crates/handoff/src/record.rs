@@ -82,7 +82,7 @@ pub enum State {
         /// The record that `Arriving` replaced.
         kept: Option<Kept>,
     },
-    /// A peer knows more of him than this site, which went back in time: closed until resolved.
+    /// A peer knows more of him than this site, which went back in time: closed until resolved. Set by a peer's word.
     Lost {
         /// The epoch that the peer names.
         epoch: Epoch,
@@ -184,6 +184,25 @@ pub enum Event {
         /// The attempt.
         attempt: Attempt,
     },
+    /// A peer's word: the user lives elsewhere. This site went back in time, and took him for its own.
+    Overtaken {
+        /// Where he lives.
+        to: SiteName,
+        /// Since this epoch; not below his own here.
+        epoch: Epoch,
+    },
+    /// A peer's word: the user came to live here. This site went back in time, and does not know it.
+    Miss {
+        /// His epoch here; above every one seen.
+        epoch: Epoch,
+    },
+    /// An operator's word about a lost user: what stands here is his.
+    TakeUp,
+    /// An operator's word about a lost user: he lives at that site, by what stands there.
+    Cede {
+        /// That site.
+        to: SiteName,
+    },
 }
 
 /// A step that the record does not allow.
@@ -261,6 +280,10 @@ impl Event {
             Self::Accept { .. } => "accept",
             Self::Clear { .. } => "clear",
             Self::Cleared { .. } => "cleared",
+            Self::Overtaken { .. } => "overtaken",
+            Self::Miss { .. } => "miss",
+            Self::TakeUp => "take up",
+            Self::Cede { .. } => "cede",
         }
     }
 }
@@ -284,6 +307,15 @@ impl Resident {
             return own;
         }
         own.max(self.seen).next()
+    }
+
+    /// Not here: what rows of his stand here are nobody's word.
+    fn overtaken(&self, to: &SiteName, epoch: Epoch) -> Self {
+        self.with(State::Departed {
+            to: to.clone(),
+            epoch,
+            erased: false,
+        })
     }
 
     fn with(&self, state: State) -> Self {
@@ -328,6 +360,11 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
                 },
                 seen: Epoch(0),
                 attempt_seen: *attempt,
+            }),
+            Event::Miss { epoch } => Ok(Resident {
+                state: State::Lost { epoch: *epoch },
+                seen: *epoch,
+                attempt_seen: Attempt(0),
             }),
             _ => Err(illegal()),
         };
@@ -540,6 +577,27 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
                 erased: true,
             },
         }),
+
+        // This database went back in time (see [`crate::tidings`]).
+        (
+            State::Settled { epoch: own }
+            | State::Moving { epoch: own, .. }
+            | State::Fenced { epoch: own, .. },
+            Event::Overtaken { to, epoch },
+        ) if own <= epoch => record.overtaken(to, *epoch),
+        (
+            State::Offered { epoch: own, .. } | State::Lost { epoch: own },
+            Event::Overtaken { to, epoch },
+        ) if own < epoch => record.overtaken(to, *epoch),
+        (_, Event::Miss { epoch }) if record.seen < *epoch => {
+            record.with(State::Lost { epoch: *epoch })
+        }
+        (State::Lost { epoch }, Event::TakeUp) => record.with(State::Settled {
+            epoch: record.next_epoch(*epoch),
+        }),
+        (State::Lost { epoch }, Event::Cede { to }) => {
+            record.overtaken(to, record.next_epoch(*epoch))
+        }
         _ => return Err(illegal()),
     };
     Ok(next)

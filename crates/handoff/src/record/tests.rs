@@ -1,7 +1,7 @@
 use super::*;
 
 /// The names of the events, in the order of [`matching`].
-const EVENTS: [&str; 14] = [
+const EVENTS: [&str; 18] = [
     "create",
     "enrol",
     "withdraw",
@@ -16,20 +16,24 @@ const EVENTS: [&str; 14] = [
     "accept",
     "clear",
     "cleared",
+    "overtaken",
+    "miss",
+    "take up",
+    "cede",
 ];
 
 /// State by state, the state after each event that fits it; `-` where the step is illegal.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 14]); 9] = [
-    ("unknown",  ["settled", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "-", "-", "-"]),
-    ("settled",  ["settled", "moving", "-", "-", "-", "-", "-", "-", "-", "settled", "-", "-", "-", "-"]),
-    ("moving",   ["moving", "-", "settled", "fenced", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-"]),
-    ("fenced",   ["-", "-", "-", "-", "moving", "offered", "-", "-", "-", "-", "-", "-", "-", "-"]),
-    ("offered",  ["-", "-", "-", "-", "-", "-", "departed", "moving", "-", "-", "-", "-", "-", "-"]),
-    ("departed", ["-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "arriving", "-", "-", "-"]),
-    ("arriving", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "settled", "clearing", "-"]),
-    ("clearing", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed"]),
-    ("lost",     ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-"]),
+const TABLE: [(&str, [&str; 18]); 9] = [
+    ("unknown",  ["settled", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "-", "-", "-", "-", "lost", "-", "-"]),
+    ("settled",  ["settled", "moving", "-", "-", "-", "-", "-", "-", "-", "settled", "-", "-", "-", "-", "departed", "lost", "-", "-"]),
+    ("moving",   ["moving", "-", "settled", "fenced", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-"]),
+    ("fenced",   ["-", "-", "-", "-", "moving", "offered", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-"]),
+    ("offered",  ["-", "-", "-", "-", "-", "-", "departed", "moving", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-"]),
+    ("departed", ["-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "arriving", "-", "-", "-", "-", "lost", "-", "-"]),
+    ("arriving", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "settled", "clearing", "-", "-", "lost", "-", "-"]),
+    ("clearing", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "lost", "-", "-"]),
+    ("lost",     ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "settled", "departed"]),
 ];
 
 const EPOCH: Epoch = Epoch(5);
@@ -106,7 +110,7 @@ fn offered() -> Resident {
 }
 
 /// One event for each column of [`TABLE`], fitting the records wherever one can fit.
-fn matching() -> [Event; 14] {
+fn matching() -> [Event; 18] {
     let (to, from, batch, attempt, next) = (there(), there(), batch(), ATTEMPT, ATTEMPT.next());
     [
         Event::Create,
@@ -146,6 +150,13 @@ fn matching() -> [Event; 14] {
             epoch: Some(Epoch(8)),
         },
         Event::Cleared { attempt },
+        Event::Overtaken {
+            to: there(),
+            epoch: SEEN.next(),
+        },
+        Event::Miss { epoch: SEEN.next() },
+        Event::TakeUp,
+        Event::Cede { to: there() },
     ]
 }
 
@@ -173,6 +184,11 @@ fn strays() -> Vec<Event> {
             epoch: SEEN,
         },
     ];
+    strays.push(Event::Overtaken {
+        to: there(),
+        epoch: Epoch(4),
+    });
+    strays.push(Event::Miss { epoch: SEEN });
     for epoch in [Epoch(4), Epoch(6)] {
         strays.push(Event::Erased { epoch });
         strays.push(Event::Forgotten { epoch });
