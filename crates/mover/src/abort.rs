@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio_postgres::error::SqlState;
 
 use crate::ask::Call;
+use crate::compare::wants_open;
 use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Result};
 use crate::recover::recover;
@@ -41,6 +42,7 @@ pub(crate) async fn take_offices(route: &Route) -> Result<(Offices, Session)> {
     let departures = Office::take(&held, Office::DEPARTURES)
         .await
         .at(&source.site, "taking office")?;
+    wants_open(source, &held).await?;
     let call = Call {
         service: route.service.clone(),
         from: source.site.clone(),

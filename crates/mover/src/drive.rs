@@ -361,6 +361,7 @@ pub(crate) fn ends_the_attempts(error: &Error) -> bool {
         | Error::StreamGone
         | Error::Stopped { .. }
         | Error::Left { .. }
+        | Error::NotOpen { .. }
         | Error::Disorder { .. }
         | Error::Aborted { .. }
         | Error::InDoubt { .. }

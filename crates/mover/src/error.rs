@@ -138,6 +138,12 @@ pub enum Error {
         /// The target.
         site: SiteName,
     },
+    /// A site has not compared its records with its peers' since its server started.
+    #[error("{site} has not compared its records with its peers' since its server started")]
+    NotOpen {
+        /// The site.
+        site: SiteName,
+    },
     /// The other half said what does not belong here.
     #[error("{site} said what does not follow from what was said before")]
     Disorder {

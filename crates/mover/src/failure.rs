@@ -42,6 +42,11 @@ pub enum Failure {
         /// Where.
         site: SiteName,
     },
+    /// [`Error::NotOpen`].
+    NotOpen {
+        /// Where.
+        site: SiteName,
+    },
     /// [`Error::Disorder`].
     Disorder {
         /// Where.
@@ -81,6 +86,7 @@ impl Failure {
             },
             Error::StreamGone => Self::StreamGone,
             Error::Left { site } => Self::Left { site: site.clone() },
+            Error::NotOpen { site } => Self::NotOpen { site: site.clone() },
             Error::Disorder { site } => Self::Disorder { site: site.clone() },
             error => Self::Other {
                 site: site.clone(),
@@ -105,6 +111,7 @@ impl From<Failure> for Error {
             },
             Failure::StreamGone => Self::StreamGone,
             Failure::Left { site } => Self::Left { site },
+            Failure::NotOpen { site } => Self::NotOpen { site },
             Failure::Disorder { site } => Self::Disorder { site },
             Failure::Other {
                 site,

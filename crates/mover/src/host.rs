@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::ask::{Answer, Ask, Call};
+use crate::compare::wants_open;
 use crate::error::{At, Error, Result};
 use crate::far::{Asked, Far, Line, Visited};
 use crate::policy;
@@ -79,6 +80,8 @@ impl Host {
         let office = Office::take_within(&held, &Office::arrivals(&call.from), OFFICE_PATIENCE)
             .await
             .at(&self.end.site, "taking office")?;
+        // What was sent before the database went back is of sessions that are gone.
+        wants_open(&self.end, &held).await?;
         Ok(Arc::new(Visit {
             host: self.clone(),
             call,

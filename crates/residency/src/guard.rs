@@ -38,6 +38,14 @@ pub const PINNED: &str = "DM403";
 /// SQLSTATE of "this must stand": no home to go to, and no sense in trying again.
 pub const KEPT: &str = "DM409";
 
+/// SQLSTATE of "closed since the server restarted": try again later.
+pub const CLOSED: &str = "DM503";
+
+/// Whether the site has been opened since its server started, in a query. By the table's own oid too, so that a row which a dump
+/// brought along does not count.
+pub(crate) const OPEN: &str = "EXISTS (SELECT FROM domicile.open AS o \
+     WHERE o.since = pg_postmaster_start_time() AND o.relation = o.tableoid)";
+
 /// What the guard of one home database needs to know beyond its tables.
 #[derive(Clone, Debug)]
 pub struct Terms<'a> {
@@ -51,11 +59,26 @@ pub struct Terms<'a> {
     pub mover: &'a str,
     /// Markets pinned to a site.
     pub pinned: &'a BTreeMap<Market, SiteName>,
+    /// Whether the guard is closed after a restart, until the site has compared itself with its peers.
+    pub closes: bool,
 }
 
 impl Terms<'_> {
     fn is_origin(&self) -> bool {
         self.site == self.origin
+    }
+
+    /// What refuses while the guard is closed; nothing where it never is.
+    fn refuse_closed(&self) -> String {
+        match self.closes {
+            false => String::new(),
+            true => format!(
+                "IF NOT {OPEN} THEN
+        RAISE EXCEPTION 'this site is closed until it has compared its records with its peers'
+            USING ERRCODE = '{CLOSED}';
+    END IF;"
+            ),
+        }
     }
 }
 
@@ -179,6 +202,7 @@ CREATE OR REPLACE FUNCTION domicile.guard_truncate() RETURNS trigger LANGUAGE pl
 BEGIN
     -- An id drawn before looking, so that an enrolment's barrier waits for us.
     PERFORM pg_current_xact_id();
+    {refuse_closed}
     IF EXISTS (SELECT 1 FROM domicile.resident AS d
                WHERE d.state <> 'settled' AND NOT (d.state = 'departed' AND d.erased_at IS NOT NULL)) THEN
         RAISE EXCEPTION 'TRUNCATE of % would delete rows of users who are moving or have left', TG_TABLE_NAME
@@ -188,6 +212,7 @@ BEGIN
 END $truncate$;
 "#,
         is_origin = terms.is_origin(),
+        refuse_closed = terms.refuse_closed(),
         users = home.users.name.sql(),
         users_key = quote(&home.users.key),
         users_literal = literal(&home.users.name.sql()),

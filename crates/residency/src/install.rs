@@ -14,10 +14,10 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::guard::{self, Terms};
-use crate::{Error, Result, audit, need, policy, schema, watch};
+use crate::{Error, Result, audit, door, need, policy, schema, watch};
 
 /// The version of the tables that this program creates.
-pub const VERSION: i32 = 5;
+pub const VERSION: i32 = 6;
 
 /// How long attaching a trigger may wait for the application's open transactions before it lets others pass.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -110,6 +110,7 @@ pub async fn install(session: &mut Client, wanted: &Installation<'_>) -> Result<
         mark: wanted.mark,
         mover: wanted.mover.0,
         pinned: &wanted.policy.pinned,
+        closes: wanted.after_restart == "closed",
     };
     session
         .batch_execute(&guard::shared_functions(wanted.home, &terms))
@@ -279,6 +280,7 @@ async fn tables(session: &mut Client, wanted: &Installation<'_>) -> Result<()> {
     let doing = "creating the schema domicile";
     let kind = wanted.home.users.kind;
     let tx = session.transaction().await.doing(doing)?;
+    let closed_before = door::closes(&tx).await?;
     tx.batch_execute(&schema::statements(kind))
         .await
         .doing(doing)?;
@@ -309,6 +311,10 @@ async fn tables(session: &mut Client, wanted: &Installation<'_>) -> Result<()> {
     .await
     .doing(doing)?;
     policy::install(&tx, wanted.policy).await?;
+    // A product that runs is not stopped by an installation: what it did not compare until now is not lost by going on.
+    if !closed_before {
+        door::let_open(&tx, "installed").await?;
+    }
     // On 14 nobody but a superuser may set the parameter: a function of one does it for the mover alone.
     tx.batch_execute(
         "CREATE OR REPLACE FUNCTION domicile.as_replica() RETURNS void LANGUAGE sql SECURITY DEFINER \
@@ -330,7 +336,7 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
     let mut sql = format!(
         "GRANT USAGE ON SCHEMA domicile TO {mover};
          GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA domicile TO {mover};
-         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside, domicile.salt, domicile.erasing TO {mover};
+         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside, domicile.salt, domicile.erasing, domicile.open TO {mover};
          REVOKE UPDATE ON {append_only} FROM {mover};
          -- What it asks, it cannot answer.
          REVOKE INSERT, UPDATE ON domicile.policy, domicile.pinned FROM {mover};

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod barrier;
 pub mod decisions;
+pub mod door;
 pub mod entries;
 pub mod erasures;
 mod error;
@@ -23,6 +24,7 @@ pub mod records;
 pub mod rest;
 pub mod schema;
 pub mod steering;
+pub mod tidings;
 pub mod watch;
 pub mod whereabouts;
 pub mod witness;

@@ -251,12 +251,20 @@ pub fn steps(changes: &[Change], records: &[Option<Resident>]) -> Result<Vec<Res
     changes.iter().zip(records).map(next).collect()
 }
 
-/// Gives a record to those who are to be enrolled, or erased at home, and lived here without one: a row that is not there cannot be
+/// Gives a record to those who are to be enrolled, erased at home, or closed by a peer's word, and lived here without one: a row that is not there cannot be
 /// locked, and somebody who deletes or renames such a user writes one at the same moment.
 async fn adopt(tx: &impl Asks, kind: KeyKind, changes: &[Change]) -> Result<()> {
     let enrolled = changes
         .iter()
-        .filter(|change| matches!(change.event, Event::Enrol { .. } | Event::Forgotten { .. }))
+        .filter(|change| {
+            matches!(
+                change.event,
+                Event::Enrol { .. }
+                    | Event::Forgotten { .. }
+                    | Event::Overtaken { .. }
+                    | Event::Miss { .. }
+            )
+        })
         .map(|change| change.user.as_str());
     let enrolled: Vec<&str> = enrolled.collect();
     if enrolled.is_empty() {
@@ -368,12 +376,14 @@ async fn put(
              SELECT k, s, e, n, p, b, a, an, kp, CASE WHEN er THEN now() END, coalesce(st, 0) FROM {given} \
              ON CONFLICT (user_key) DO NOTHING"
         ),
-        // No INSERT ... ON CONFLICT: that writes each row twice.
+        // No INSERT ... ON CONFLICT: that writes each row twice. Whoever changed home is to be told of (see `tidings`).
         Over::Locked => format!(
             "UPDATE domicile.resident AS r SET \
                state = v.s, epoch = v.e, seen = v.n, peer = v.p, batch = v.b, attempt = v.a, attempt_seen = v.an, \
                kept = v.kp, erased_at = CASE WHEN v.er THEN coalesce(r.erased_at, now()) END, \
-               stripe = coalesce(v.st, r.stripe), changed_at = now() \
+               stripe = coalesce(v.st, r.stripe), changed_at = now(), told = CASE \
+                 WHEN v.s = 'departed' AND r.state NOT IN ('departed', 'clearing') \
+                   OR v.s = 'settled' AND r.state IN ('arriving', 'lost') THEN -1 ELSE r.told END \
              FROM {given} WHERE r.user_key = v.k"
         ),
     };

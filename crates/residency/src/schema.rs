@@ -42,9 +42,20 @@ CREATE TABLE IF NOT EXISTS domicile.resident (
     stripe integer NOT NULL DEFAULT 0,
     kept jsonb,
     erased_at timestamptz,
-    changed_at timestamptz NOT NULL DEFAULT now()
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    told bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE domicile.resident IS 'Who lives here, who left and where to, who is on his way. Rows are never deleted.';
+-- Of version 5; looked for first, as the lock would wait for a move.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'domicile.resident'::regclass AND attname = 'told') THEN
+        ALTER TABLE domicile.resident ADD COLUMN told bigint NOT NULL DEFAULT 0;
+        UPDATE domicile.resident SET told = -1
+            WHERE state = 'departed' OR epoch > 1 AND state IN ('settled', 'moving', 'fenced', 'offered');
+    END IF;
+END $$;
+COMMENT ON COLUMN domicile.resident.told IS
+    'The position at which peers are told of this change of home; -1: to be numbered, 0: there was none.';
 -- Not IF NOT EXISTS: that locks the table before it looks.
 DO $$ BEGIN
     IF to_regclass('domicile.resident_unsettled') IS NOT NULL THEN
@@ -55,7 +66,37 @@ DO $$ BEGIN
         -- Nothing that changes from step to step: a change of state then touches no index (a heap-only update).
         CREATE INDEX resident_attempt ON domicile.resident (attempt) WHERE attempt IS NOT NULL;
     END IF;
+    IF to_regclass('domicile.resident_told') IS NULL THEN
+        CREATE INDEX resident_told ON domicile.resident (told) WHERE told <> 0;
+    END IF;
 END $$;
+
+CREATE TABLE IF NOT EXISTS domicile.telling (
+    position bigint PRIMARY KEY CHECK (position > 0),
+    mark uuid NOT NULL DEFAULT gen_random_uuid(),
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.telling IS
+    'Up to where changes of home were numbered, run by run; the mark tells a run from another one of the same numbers.';
+
+CREATE TABLE IF NOT EXISTS domicile.heard (
+    peer text PRIMARY KEY,
+    position bigint,
+    mark text,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.heard IS 'How far this site came with what each peer tells of changes of home.';
+
+-- Not logged: a crash, a promotion and a restore leave it empty.
+CREATE UNLOGGED TABLE IF NOT EXISTS domicile.open (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    since timestamptz NOT NULL,
+    relation oid NOT NULL,
+    why text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.open IS
+    'That this database did not go back in time since its server started at that time: see docs/restores.md.';
 
 CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
 COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';

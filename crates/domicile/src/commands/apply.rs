@@ -305,6 +305,10 @@ pub fn failure(error: mover::Error, doing: String) -> Failure {
             Exit::Unfinished,
             "whoever had moved stays moved, everybody else lives where he did; apply begins a new move",
         ),
+        Error::NotOpen { .. } => (
+            Exit::Unreached,
+            "the site's daemon does it as soon as it reaches the peers; `domicile guard open` does it now",
+        ),
         Error::InDoubt { .. } => (
             Exit::Unfinished,
             "bring the target back, and run apply again",

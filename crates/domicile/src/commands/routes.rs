@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{ServiceName, SiteName};
+use mover::compare::{Near, Teller, compare};
 use mover::host::Host;
 use mover::ports::{NoDoor, RowsOnly};
 use mover::route::{Bounds, End, Route, Stop, Target};
 use postgres::preflight::{self, Expectation, Level, Side};
+use residency::door;
 
+use super::apply::failure;
 use super::homes::{self, Home};
 use crate::config::{Config, Service};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -49,6 +52,9 @@ impl Ends {
         for site in [from, to] {
             refuse_blockers(name, service, home(site)).await?;
         }
+        for site in [from, to] {
+            compared(name, service, home(site)).await?;
+        }
         self.between(name, service, (from, to), phase)
     }
 
@@ -62,6 +68,7 @@ impl Ends {
         let service = config.service(name)?;
         for site in [from, to] {
             let home = Home::open_installed(name, service, site, "move").await?;
+            compared(name, service, &home).await?;
             self.homes.insert((name.clone(), site.clone()), home);
         }
         self.between(name, service, (from, to), None)
@@ -97,6 +104,45 @@ impl Ends {
             stop: Stop::never(),
         }))
     }
+}
+
+/// Makes sure that `home` was compared with its peers since its server started: with the databases of all its sites.
+pub async fn compared(name: &ServiceName, service: &Service, home: &Home) -> Outcome<()> {
+    let cannot = || {
+        format!(
+            "{name}: cannot compare the records of {} with its peers'",
+            home.site
+        )
+    };
+    let open = door::is_open(&*home.session)
+        .await
+        .or_fail(Exit::Unreached, cannot)?;
+    if open {
+        return Ok(());
+    }
+    let mut peers: Vec<Arc<dyn Teller>> = Vec::new();
+    for site in homes::sites(service).filter(|site| **site != home.site) {
+        let peer = Home::open_installed(name, service, site, "compare").await;
+        let peer = peer.map_err(|failure| {
+            failure.mend(format!(
+                "the server of {} was restarted: before anything moves it is compared with all sites of the service; \
+                 bring {site} back, or run `domicile guard open --site {}` if it is gone for good",
+                home.site, home.site
+            ))
+        })?;
+        peers.push(Arc::new(Near::new(site.clone(), peer.session)));
+    }
+    let heard = compare(&end(service, home)?, &peers).await;
+    let heard = heard.map_err(|error| failure(error, cannot()))?;
+    if let Some(heard) = heard.filter(|heard| heard.lost + heard.overtaken > 0) {
+        let (site, lost, overtaken) = (&home.site, heard.lost, heard.overtaken);
+        tracing::warn!(%site, lost, overtaken, "this database went back in time");
+        eprintln!(
+            "{name}: the database of {site} went back in time: {overtaken} users whom it took for its own live elsewhere, \
+             {lost} are lost here and closed until somebody resolves them (`domicile resolve`)"
+        );
+    }
+    Ok(())
 }
 
 /// The end of a move that `home` is.

@@ -63,6 +63,7 @@ BEGIN
     old_orphan boolean := false;
     said jsonb;{more}
     BEGIN
+    {refuse_closed}
     {user_row}
     IF TG_OP <> 'DELETE' THEN
         {new_side}
@@ -107,6 +108,7 @@ END $guard$;
         quick = quick::block(home, table, terms, &same_owner),
         function = quote(&function_name(table)),
         oid = table.oid,
+        refuse_closed = terms.refuse_closed(),
         settings = settings(home, table),
         more = variables(home, table),
         dependants = dependants::block(home, table),

@@ -6,7 +6,7 @@
 
 use model::table::{HomeSchema, OwnedTable, quote};
 
-use super::{Terms, dependants};
+use super::{OPEN, Terms, dependants};
 
 /// The block that returns where the row's owner is settled; empty where that alone does not decide. `same_owner` says that
 /// an update leaves the owner alone.
@@ -46,11 +46,15 @@ pub(super) fn block(
         true => String::new(),
         false => way.beyond("NEW"),
     };
+    let while_open = match terms.closes {
+        true => format!(" WHERE {OPEN}"),
+        false => String::new(),
+    };
     format!(
         "IF {concerned} THEN
         SELECT CASE WHEN d.state IS NULL AND {adopted} THEN 'settled' ELSE d.state END INTO standing
             FROM (SELECT {owner} AS o {from}) AS w
-            LEFT JOIN domicile.resident AS d ON d.user_key = w.o{users};
+            LEFT JOIN domicile.resident AS d ON d.user_key = w.o{users}{while_open};
         IF standing = 'settled' THEN
             RETURN NULL;
         END IF;

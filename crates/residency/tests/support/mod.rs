@@ -69,6 +69,8 @@ pub struct Shape {
     pub extra_forms: fn() -> Vec<(&'static str, Ownership)>,
     /// Users who stand in the user table at adoption.
     pub users: i64,
+    /// `open` or `closed`.
+    pub after_restart: &'static str,
 }
 
 impl Default for Shape {
@@ -82,6 +84,7 @@ impl Default for Shape {
             extra_tables: &[],
             extra_forms: Vec::new,
             users: 12,
+            after_restart: "open",
         }
     }
 }
@@ -218,7 +221,7 @@ impl Site {
                 mover: (&self.mover, None),
                 policy: &self.policy,
                 mark,
-                after_restart: "open",
+                after_restart: self.shape.after_restart,
             },
         )
         .await?)

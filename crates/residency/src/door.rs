@@ -1,0 +1,108 @@
+//! Whether this site has compared its records with its peers' since its server started.
+//!
+//! PostgreSQL serves before anybody can look whether its database went back in time: restored from an older backup, or
+//! a standby that was promoted and had missed a write. So what says that it did not is the row of a table that is not logged, under the time at
+//! which the server started: it is gone after a crash, a promotion and a restore, and after any other restart it is of another time.
+//!
+//! No move begins or arrives without it. Where the site is configured to be *closed* after a restart, the guard wants it, too.
+
+use serde_json::json;
+use tokio_postgres::GenericClient;
+
+use crate::error::Doing;
+use crate::guard::OPEN;
+use crate::{Result, entries};
+
+/// How the door of a site stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// Whether the guard refuses every write while it is not open.
+    pub closes: bool,
+    /// Whether it was opened since the server started.
+    pub open: bool,
+    /// Since when, and why; `None` where it is not open.
+    pub since: Option<(String, String)>,
+}
+
+/// How it stands.
+pub async fn look(session: &impl GenericClient) -> Result<Door> {
+    let row = session
+        .query_one(
+            &format!(
+                "SELECT h.after_restart = 'closed', {OPEN}, p.at::text, p.why \
+                   FROM domicile.home AS h LEFT JOIN domicile.open AS p ON true"
+            ),
+            &[],
+        )
+        .await
+        .doing("looking whether the site is open")?;
+    let open = row.get(1);
+    let since = row.get::<_, Option<String>>(2).zip(row.get(3));
+    Ok(Door {
+        closes: row.get(0),
+        open,
+        since: since.filter(|_| open),
+    })
+}
+
+/// Whether it was opened since the server started.
+pub async fn is_open(session: &impl GenericClient) -> Result<bool> {
+    let row = session
+        .query_one(&format!("SELECT {OPEN}"), &[])
+        .await
+        .doing("looking whether the site is open")?;
+    Ok(row.get(0))
+}
+
+/// Opens it; says whether it was not open before. With an entry for the ledger, which names `why`: nobody's name.
+pub async fn open(tx: &(impl GenericClient + Sync), why: &str) -> Result<bool> {
+    if is_open(tx).await? {
+        return Ok(false);
+    }
+    let_open(tx, why).await?;
+    entries::append(tx, "opened", json!({"why": why}), &[]).await?;
+    Ok(true)
+}
+
+/// Closes it; says whether it was open. Writes of transactions that began before may still commit.
+pub async fn close(tx: &(impl GenericClient + Sync), why: &str) -> Result<bool> {
+    let closed = tx
+        .execute("DELETE FROM domicile.open", &[])
+        .await
+        .doing("closing the site")?;
+    entries::append(tx, "closed", json!({"why": why}), &[]).await?;
+    Ok(closed > 0)
+}
+
+pub(crate) async fn let_open(tx: &impl GenericClient, why: &str) -> Result<()> {
+    tx.execute(
+        "INSERT INTO domicile.open AS o (since, relation, why) \
+         VALUES (pg_postmaster_start_time(), 'domicile.open'::regclass, $1) \
+         ON CONFLICT (single) DO UPDATE SET since = excluded.since, relation = excluded.relation, \
+             why = excluded.why, at = now() \
+         WHERE (o.since, o.relation) IS DISTINCT FROM (excluded.since, excluded.relation)",
+        &[&why],
+    )
+    .await
+    .doing("opening the site")?;
+    Ok(())
+}
+
+/// Whether an installation that stands wants the site closed after a restart.
+pub(crate) async fn closes(session: &impl GenericClient) -> Result<bool> {
+    let doing = "looking for an earlier installation";
+    let there = "SELECT to_regclass('domicile.open') IS NOT NULL AND to_regclass('domicile.home') IS NOT NULL";
+    if !session
+        .query_one(there, &[])
+        .await
+        .doing(doing)?
+        .get::<_, bool>(0)
+    {
+        return Ok(false);
+    }
+    let row = session
+        .query_opt("SELECT after_restart = 'closed' FROM domicile.home", &[])
+        .await
+        .doing(doing)?;
+    Ok(row.is_some_and(|row| row.get(0)))
+}
