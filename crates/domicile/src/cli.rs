@@ -1,5 +1,6 @@
 //! The command line. Names and flags are a contract: scripts rely on them.
 
+mod recovery;
 mod serve;
 
 use std::ffi::OsString;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use recovery::{Guard, GuardCommand, GuardStatus, GuardTurn, Resolve};
 pub use serve::{Role, Serve};
 
 use crate::config::scrub;
@@ -78,6 +80,10 @@ pub enum Command {
     Throttle(Throttle),
     /// End a running move; whoever has not moved stays where he lives
     Abort(Abort),
+    /// Whether sites were compared with their peers since their servers started; open or close them
+    Guard(Guard),
+    /// Resolve a batch in doubt, or users whom a database that went back in time has lost
+    Resolve(Resolve),
     /// The replication slot that moves read
     Slot(Slot),
     /// Show where a user lives

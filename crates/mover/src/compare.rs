@@ -9,7 +9,8 @@ use std::sync::Arc;
 use model::SiteName;
 use postgres::connect::Session;
 use residency::door;
-use residency::tidings::{self, Heard, Page, Place};
+use residency::tidings;
+pub use residency::tidings::{Heard, Page, Place};
 use tokio::sync::Mutex;
 
 use crate::desk::{commit, transaction};

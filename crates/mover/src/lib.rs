@@ -37,6 +37,7 @@ pub mod prepare;
 pub mod put_back;
 mod queue;
 pub mod recover;
+pub mod resolve;
 pub mod rest;
 pub mod route;
 pub mod seal;

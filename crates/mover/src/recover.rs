@@ -60,7 +60,11 @@ pub async fn recover(
 }
 
 /// Offered, and no answer written down: the target knows, or says no.
-async fn batches_in_doubt(route: &Route, offices: &Offices, desk: &mut Desk) -> Result<()> {
+pub(crate) async fn batches_in_doubt(
+    route: &Route,
+    offices: &Offices,
+    desk: &mut Desk,
+) -> Result<()> {
     let (source, target) = (&route.source, &route.target);
     let offered = journal::batches_in(&*desk.source, "offered", &target.site)
         .await

@@ -11,6 +11,8 @@
 //!   [`PATIENCE`]. So a break of the link is a delay; a death of either process ends the visit, and the next run goes on
 //!   from what is durable.
 //!
+//! Beside that, sites tell each other of changes of home (`tidings`).
+//!
 //! Reading order: `word` (what is said), `line` (the rule of numbers, pure), `caller` and `carrier` (the source's side), `reception` and
 //! `stay` and `intake` (the target's).
 
@@ -20,12 +22,14 @@ mod intake;
 mod line;
 mod reception;
 mod stay;
+mod tidings;
 mod word;
 
 use std::time::Duration;
 
 pub use caller::Caller;
 pub use reception::{Homes, Reception};
+pub use tidings::{Distant, TIDINGS, Telling, Tells};
 pub use word::TOPIC;
 
 /// How long a peer may be silent before a visit is given up: longer than the link takes to find out that a connection is

@@ -268,10 +268,15 @@ pub async fn set_chunk(tx: &impl GenericClient, attempt: Attempt, state: &str) -
 /// A new batch of a move.
 pub async fn new_batch(session: &impl Asks, id: &MoveId) -> Result<BatchId> {
     let rows = session
-        .ask("SELECT nextval('domicile.batch')", &[])
+        .ask(
+            // Not by the number alone: that goes back in time with its database, and a peer has decided on it for ever.
+            "SELECT nextval('domicile.batch'), left(gen_random_uuid()::text, 8)",
+            &[],
+        )
         .await
         .doing("numbering a batch")?;
-    Ok(BatchId::new(format!("{id}/{}", rows[0].get::<_, i64>(0))))
+    let (number, drawn): (i64, String) = (rows[0].get(0), rows[0].get(1));
+    Ok(BatchId::new(format!("{id}/{number}-{drawn}")))
 }
 
 /// A batch that changed home.

@@ -260,3 +260,18 @@ pub async fn hear(
     tx.commit().await.doing(doing)?;
     Ok(heard)
 }
+
+/// Who is lost here, with the epoch that a peer names. Reads all records.
+pub async fn lost(session: &impl GenericClient) -> Result<Vec<(UserKey, Epoch)>> {
+    let rows = session
+        .query(
+            "SELECT user_key::text, epoch FROM domicile.resident WHERE state = 'lost' ORDER BY user_key",
+            &[],
+        )
+        .await
+        .doing("looking for lost users")?;
+    Ok(rows
+        .iter()
+        .map(|row| (UserKey::new(row.get::<_, String>(0)), Epoch(row.get(1))))
+        .collect())
+}

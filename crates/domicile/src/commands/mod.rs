@@ -8,6 +8,7 @@ pub mod confirm;
 pub mod demo;
 pub mod erase;
 pub mod export;
+pub mod guard;
 pub mod homes;
 pub mod init;
 pub mod install;
@@ -16,6 +17,7 @@ pub mod ledger;
 mod log;
 pub mod plan;
 pub mod prove;
+pub mod resolve;
 pub mod rollback;
 pub mod routes;
 mod running;
@@ -75,6 +77,12 @@ async fn dispatch(cli: &Cli) -> Outcome {
         Command::Slot(args) => match &args.command {
             cli::SlotCommand::Drop(args) => slot::drop(&configuration(cli)?, args).await,
         },
+        Command::Guard(args) => match &args.command {
+            cli::GuardCommand::Status(args) => guard::status(&configuration(cli)?, args).await,
+            cli::GuardCommand::Open(args) => guard::open(&configuration(cli)?, args).await,
+            cli::GuardCommand::Close(args) => guard::close(&configuration(cli)?, args).await,
+        },
+        Command::Resolve(args) => resolve::run(&configuration(cli)?, args).await,
         Command::Where(args) => whereabouts::run(&configuration(cli)?, args).await,
         Command::Export(args) => export::run(&configuration(cli)?, args).await,
         Command::Verify(args) => verify::run(&configuration(cli)?, args).await,

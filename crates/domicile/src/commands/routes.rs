@@ -121,7 +121,10 @@ pub async fn compared(name: &ServiceName, service: &Service, home: &Home) -> Out
         return Ok(());
     }
     let mut peers: Vec<Arc<dyn Teller>> = Vec::new();
-    for site in homes::sites(service).filter(|site| **site != home.site) {
+    for site in homes::sites(service)
+        .into_iter()
+        .filter(|site| **site != home.site)
+    {
         let peer = Home::open_installed(name, service, site, "compare").await;
         let peer = peer.map_err(|failure| {
             failure.mend(format!(

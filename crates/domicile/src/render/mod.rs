@@ -5,6 +5,7 @@ pub mod demo;
 pub mod erase;
 pub mod export;
 mod grid;
+pub mod guard;
 pub mod install;
 pub mod keys;
 pub mod ledger;

@@ -324,7 +324,10 @@ impl Departures {
             Err(error) => {
                 let again = matches!(
                     error,
-                    Error::InDoubt { .. } | Error::Left { .. } | Error::StreamGone
+                    Error::InDoubt { .. }
+                        | Error::Left { .. }
+                        | Error::NotOpen { .. }
+                        | Error::StreamGone
                 );
                 let doing = format!("{name}: moving users from {} to {to}", self.site);
                 let mut failure = failure(error, doing);

@@ -70,13 +70,18 @@ impl SiteHomes {
     }
 
     fn told(&self, failure: Failure) -> Told {
-        tracing::warn!(site = %self.site, "{failure}");
-        Told::Other {
-            site: self.site.clone(),
-            what: crate::config::scrub(&format!("{:#}", failure.error)),
-            sqlstate: None,
-            ends: false,
-        }
+        told(&self.site, failure)
+    }
+}
+
+/// What a peer is told of a failure at `site`, this one.
+pub(super) fn told(site: &SiteName, failure: Failure) -> Told {
+    tracing::warn!(%site, "{failure}");
+    Told::Other {
+        site: site.clone(),
+        what: crate::config::scrub(&format!("{:#}", failure.error)),
+        sqlstate: None,
+        ends: false,
     }
 }
 

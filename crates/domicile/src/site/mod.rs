@@ -3,6 +3,7 @@
 
 mod admin;
 mod ask;
+mod comparing;
 mod departures;
 mod homes;
 mod route;
@@ -12,11 +13,12 @@ use std::time::Duration;
 
 use ::daemon::Daemon;
 use model::SiteName;
-use remote::Reception;
+use remote::{Reception, Telling};
 
 pub use ask::{of_daemon, reach};
 
 use crate::config::Config;
+use comparing::{Comparing, OwnRecords};
 use departures::Departures;
 use homes::SiteHomes;
 
@@ -29,6 +31,9 @@ pub fn plug(daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     let config = Arc::new(config);
     let homes = SiteHomes::new(Arc::clone(&config), site.clone());
     let reception = Arc::new(Reception::new(site.clone(), Arc::new(homes)));
+    let telling = OwnRecords::new(Arc::clone(&config), site.clone());
+    let telling = Telling::new(site.clone(), Arc::new(telling));
+    let comparing = Comparing::new(Arc::clone(&config), site.clone());
     let departures = Arc::new(Departures::new(config, site.clone(), daemon.view().clone()));
     let visited = Arc::clone(&reception);
     tokio::spawn(async move {
@@ -40,6 +45,8 @@ pub fn plug(daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     let work = homes::Doors::new(Arc::clone(&reception));
     daemon
         .hears(reception)
+        .hears(Arc::new(telling))
+        .work(Arc::new(comparing))
         .work(Arc::new(work))
         .work(Arc::clone(&departures) as Arc<dyn ::daemon::Work>)
         .routes(admin::routes(departures))

@@ -1,0 +1,113 @@
+//! What sites tell each other of changes of home, over the link: a page at a time, to whoever asks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::{Hears, Soon, Topic, Unheard};
+use link::Peer;
+use model::{ServiceName, SiteName};
+use mover::compare::{Page, Place, Teller};
+use mover::failure::Failure;
+use mover::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The topic of changes of home on the link.
+pub const TIDINGS: Topic = Topic(18);
+
+/// How long one page may take.
+const WITHIN: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Question {
+    service: ServiceName,
+    after: Option<Place>,
+}
+
+type Said = std::result::Result<Page, Failure>;
+
+/// A service at the site of a peer, which tells of changes of home.
+pub struct Distant {
+    peer: Peer,
+    service: ServiceName,
+}
+
+// === impl Distant ===
+
+impl Distant {
+    /// `service` at the site of `peer`.
+    pub fn new(peer: Peer, service: ServiceName) -> Self {
+        Self { peer, service }
+    }
+
+    async fn ask(&self, after: Option<Place>) -> Result<Page> {
+        let site = || self.peer.site().clone();
+        let question = Question {
+            service: self.service.clone(),
+            after,
+        };
+        let body = postcard::to_stdvec(&question).map_err(|_| Error::Disorder { site: site() })?;
+        let said = daemon::ask(&self.peer, TIDINGS, &body, WITHIN).await;
+        let said = said.map_err(|error| {
+            tracing::debug!(site = %self.peer.site(), %error, "the peer tells nothing");
+            Error::Left { site: site() }
+        })?;
+        let said: Said =
+            postcard::from_bytes(&said).map_err(|_| Error::Disorder { site: site() })?;
+        Ok(said?)
+    }
+}
+
+impl Teller for Distant {
+    fn site(&self) -> &SiteName {
+        self.peer.site()
+    }
+
+    fn tell(&self, after: Option<Place>) -> Soon<'_, Result<Page>> {
+        Box::pin(self.ask(after))
+    }
+}
+
+/// This site's records, read when somebody asks.
+pub trait Tells: Send + Sync {
+    /// What `service` tells above `after`; the [`Failure`] is told to whoever asked.
+    fn tell<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        after: Option<Place>,
+    ) -> Soon<'a, std::result::Result<Page, Failure>>;
+}
+
+/// Hears what peers ask about changes of home.
+pub struct Telling {
+    site: SiteName,
+    tells: Arc<dyn Tells>,
+}
+
+// === impl Telling ===
+
+impl Telling {
+    /// At `site`.
+    pub fn new(site: SiteName, tells: Arc<dyn Tells>) -> Self {
+        Self { site, tells }
+    }
+}
+
+impl Hears for Telling {
+    fn topic(&self) -> Topic {
+        TIDINGS
+    }
+
+    fn hear(&self, _: Peer, body: Bytes) -> Soon<'_, std::result::Result<Bytes, Unheard>> {
+        Box::pin(async move {
+            let said: Said = match postcard::from_bytes::<Question>(&body) {
+                Ok(asked) => self.tells.tell(&asked.service, asked.after).await,
+                Err(_) => Err(Failure::Disorder {
+                    site: self.site.clone(),
+                }),
+            };
+            let said = postcard::to_stdvec(&said).map_err(|_| Unheard)?;
+            Ok(said.into())
+        })
+    }
+}
