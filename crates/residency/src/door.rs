@@ -8,10 +8,11 @@
 
 use serde_json::json;
 use tokio_postgres::GenericClient;
+use tokio_postgres::error::SqlState;
 
 use crate::error::Doing;
 use crate::guard::OPEN;
-use crate::{Result, entries};
+use crate::{Error, Result, entries};
 
 /// How the door of a site stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +48,23 @@ pub async fn look(session: &impl GenericClient) -> Result<Door> {
 
 /// Whether it was opened since the server started.
 pub async fn is_open(session: &impl GenericClient) -> Result<bool> {
+    let row = session.query_one(&format!("SELECT {OPEN}"), &[]).await;
+    let outdated = |error: &tokio_postgres::Error| error.code() == Some(&SqlState::UNDEFINED_TABLE);
+    match row {
+        Err(error) if outdated(&error) => Err(Error::Refused(
+            "this database was installed by an earlier version of Domicile: run `domicile install`"
+                .to_owned(),
+        )),
+        row => Ok(row.doing("looking whether the site is open")?.get(0)),
+    }
+}
+
+/// Whether there is a door: an installation of an earlier version has none.
+pub async fn stands(session: &impl GenericClient) -> Result<bool> {
     let row = session
-        .query_one(&format!("SELECT {OPEN}"), &[])
+        .query_one("SELECT to_regclass('domicile.open') IS NOT NULL", &[])
         .await
-        .doing("looking whether the site is open")?;
+        .doing("looking whether the site can be open")?;
     Ok(row.get(0))
 }
 

@@ -1,5 +1,7 @@
 //! One throwaway cluster: started, crashed, started again, removed.
 
+mod back;
+
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use crate::install::ensure_postgres_installed;
 use crate::programs::client_program;
 use crate::settings::{free_port, settings};
 use crate::template::{Template, run};
+
+pub use back::Backup;
 
 /// How long a server may take to start; crash recovery on a busy machine included.
 const START_TIMEOUT: Duration = Duration::from_secs(60);

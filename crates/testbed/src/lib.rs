@@ -16,7 +16,7 @@ mod settings;
 mod template;
 mod wait;
 
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Backup, Cluster, ClusterOptions};
 pub use install::ensure_postgres_installed;
 pub use programs::find_bindir;
 pub use wait::wait_until;

@@ -14,7 +14,7 @@ use super::confirm::confirmed;
 use super::homes::{self, Home};
 use super::plan::Measure;
 use super::routes::Ends;
-use super::{ledger, plan, show, users};
+use super::{ledger, plan, routes, show, users};
 use crate::cli::Apply;
 use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -78,6 +78,7 @@ async fn by_daemon(config: &Config, args: &Apply, site: &SiteName) -> Outcome {
 pub async fn unsealed(config: &Config, args: &Apply) -> Outcome {
     let form = Form::of_stdout(args.json.json);
     let only = args.users.as_deref().map(users::read).transpose()?;
+    routes::compare_all(config).await?;
     let survey = plan::survey(config, Measure::Users).await?;
     let planned = plan::of(config, &survey, args.phase.as_deref())?;
     let mut ends = Ends::default();

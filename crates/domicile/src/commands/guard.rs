@@ -5,8 +5,9 @@ use std::time::Duration;
 use model::SiteName;
 use residency::{barrier, door};
 
+use super::homes::Home;
 use super::running::{Place, reach};
-use super::{homes, show};
+use super::{homes, resolve, routes, show};
 use crate::cli;
 use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -40,6 +41,9 @@ pub async fn status(config: &Config, args: &cli::GuardStatus) -> Outcome {
 pub async fn open(config: &Config, args: &cli::GuardTurn) -> Outcome {
     let mut found = Vec::new();
     for mut place in meant(config, args).await? {
+        if !resolve::by_daemons(config) {
+            hear_first(config, &place).await;
+        }
         let failed = cannot(&place);
         let failed = || failed.clone();
         let tx = place.session.transaction().await;
@@ -52,6 +56,21 @@ pub async fn open(config: &Config, args: &cli::GuardTurn) -> Outcome {
     }
     show(&render(&found, Form::of_stdout(args.json.json)))?;
     Ok(Exit::Done)
+}
+
+/// Compares the site with its peers where all of them can be reached: better than anybody's word.
+async fn hear_first(config: &Config, place: &Place) {
+    let compared = async {
+        let service = config.service(&place.service)?;
+        let home = Home::open_installed(&place.service, service, &place.site, "compare").await?;
+        routes::compared(&place.service, service, &home).await
+    };
+    if let Err(failure) = compared.await {
+        eprintln!(
+            "warning: opened without having been compared with all peers: {:#}",
+            failure.error
+        );
+    }
 }
 
 /// Closes the site. 2 where its guard cannot be closed, 1 where transactions that began before go on.

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::apply::failure;
 use super::confirm::confirmed;
 use super::homes::{self, Home};
-use super::routes::Ends;
+use super::routes::{Ends, heard};
 use super::running::reach;
 use super::{ledger, show, users};
 use crate::cli;
@@ -45,7 +45,7 @@ async fn in_doubt(config: &Config, batch: &BatchId) -> Outcome {
             if !offered.iter().any(|(offered, ..)| offered == batch) {
                 continue;
             }
-            if site::of_daemon(config, None).is_ok_and(|site| site.is_some()) {
+            if by_daemons(config) {
                 return Err(Failure::usage(format_args!(
                     "{batch} is in doubt: the daemon of {} asks {target} by itself",
                     place.site
@@ -67,6 +67,12 @@ async fn in_doubt(config: &Config, batch: &BatchId) -> Outcome {
     }
     Err(Failure::usage(format_args!("no batch {batch} is in doubt"))
         .mend("`domicile status` names the batches that are"))
+}
+
+/// Whether the sites' daemons hear each other by themselves.
+pub(super) fn by_daemons(config: &Config) -> bool {
+    // Of several sites none is named: that there are any is enough.
+    !matches!(site::of_daemon(config, None), Ok(None))
 }
 
 async fn lost_users(config: &Config, args: &cli::Resolve, lost: &str) -> Outcome {
@@ -130,6 +136,9 @@ async fn lost_users(config: &Config, args: &cli::Resolve, lost: &str) -> Outcome
     write(&mut home, &found, to.as_ref(), reason)
         .await
         .or_fail(Exit::Unreached, cannot)?;
+    if let Some(to) = to.as_ref().filter(|_| !by_daemons(config)) {
+        heard(&name, configured, to, &site).await?;
+    }
     let resolved = Resolved {
         service: name.to_string(),
         home: to.as_ref().unwrap_or(&site).to_string(),

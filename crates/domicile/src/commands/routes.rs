@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{ServiceName, SiteName};
-use mover::compare::{Near, Teller, compare};
+use mover::compare::{Near, Teller, compare, hear_out};
 use mover::host::Host;
 use mover::ports::{NoDoor, RowsOnly};
 use mover::route::{Bounds, End, Route, Stop, Target};
@@ -106,6 +106,25 @@ impl Ends {
     }
 }
 
+/// Makes sure that every site was compared with its peers since its server started, before anybody is counted there.
+pub async fn compare_all(config: &Config) -> Outcome<()> {
+    for (name, service) in &config.services {
+        for site in homes::sites(service) {
+            let home = Home::open(name, service, site, "compare").await?;
+            // Without it nobody has moved, or it must be installed again first, which is said where that is looked at.
+            let stands = door::stands(&*home.session)
+                .await
+                .or_fail(Exit::Unreached, || {
+                    format!("{name}: cannot look at the database at {site}")
+                })?;
+            if stands && home.schema.is_ok() && !home.standby {
+                compared(name, service, &home).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Makes sure that `home` was compared with its peers since its server started: with the databases of all its sites.
 pub async fn compared(name: &ServiceName, service: &Service, home: &Home) -> Outcome<()> {
     let cannot = || {
@@ -146,6 +165,23 @@ pub async fn compared(name: &ServiceName, service: &Service, home: &Home) -> Out
         );
     }
     Ok(())
+}
+
+/// Lets the site `at` hear what `from` tells.
+pub async fn heard(
+    name: &ServiceName,
+    service: &Service,
+    at: &SiteName,
+    from: &SiteName,
+) -> Outcome<()> {
+    let mut home = Home::open_installed(name, service, at, "compare").await?;
+    let peer = Home::open_installed(name, service, from, "compare").await?;
+    let here = end(service, &home)?;
+    let near = Near::new(from.clone(), peer.session);
+    let heard = hear_out(&here, &mut home.session, &near).await;
+    heard
+        .map(drop)
+        .map_err(|error| failure(error, format!("{name}: {at} cannot hear {from}")))
 }
 
 /// The end of a move that `home` is.

@@ -83,12 +83,6 @@ pub(super) fn read(
                 "closed" => Some(AfterRestart::Closed),
                 _ => None,
             })?;
-            if site.after_restart == AfterRestart::Closed {
-                warnings.push(format!(
-                    "{}: \"closed\" has no effect in this version",
-                    after.path
-                ));
-            }
         }
         table.finish()?;
         refuse_shared_pins(&node, &site, &sites)?;

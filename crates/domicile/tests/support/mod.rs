@@ -180,6 +180,25 @@ impl World {
         Ok(())
     }
 
+    /// Both sites are closed after a restart from now on, by `domicile.toml`.
+    pub async fn close_after_restarts(&self) -> Result<()> {
+        let closing = |text: &str| {
+            let mut text = text.to_owned();
+            for site in SITES {
+                let block = format!("[site.{site}]\n");
+                text = text.replace(&block, &format!("{block}after_restart = \"closed\"\n"));
+            }
+            text
+        };
+        let file = self.path("domicile.toml");
+        std::fs::write(&file, closing(&std::fs::read_to_string(&file)?))?;
+        {
+            let mut installed = self.installed.lock().expect("no test panics here");
+            installed.0 = closing(&installed.0);
+        }
+        self.install().await
+    }
+
     /// The arguments of `install` as administrator, with the phases of all files that were configured so far.
     fn installing(&self) -> Result<Vec<String>> {
         let installed = self.installed.lock().expect("no test panics here");

@@ -1,0 +1,234 @@
+//! A database that went back in time does not become a second home: restored from a backup, or a standby that had
+//! missed a write, at either site.
+
+mod support;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use support::program::Ran;
+use support::{Clusters, SITES, World};
+use testbed::Backup;
+
+/// How a site's database goes back.
+enum Back {
+    Backup(Backup),
+    Standby(testbed::Cluster),
+}
+
+impl Back {
+    /// From now on `site` can go back to now.
+    async fn keep(world: &World, site: usize, promoted: bool) -> Result<Back> {
+        let cluster = &world.clusters.0[site];
+        Ok(match promoted {
+            false => Back::Backup(cluster.backup().await?),
+            true => {
+                let standby = cluster.standby("behind").await?;
+                // It hears nothing from now on.
+                standby.stop_immediate().await?;
+                Back::Standby(standby)
+            }
+        })
+    }
+
+    async fn go(self, world: &World, site: usize) -> Result<()> {
+        let cluster = &world.clusters.0[site];
+        match self {
+            Back::Backup(backup) => cluster.restore(&backup).await,
+            Back::Standby(standby) => cluster.fail_over(standby).await,
+        }
+    }
+}
+
+/// A shop whose sites are closed after a restart; ten users will go to singapore, ten stay.
+async fn shop(name: &str) -> Result<World> {
+    let clusters = Clusters::own(name).await?;
+    let world = World::shop(clusters, name, 20, &[("CN", 10), ("IN", 10)]).await?;
+    world.close_after_restarts().await?;
+    Ok(world)
+}
+
+/// What an update of `user` says at `site`: `ok`, or the SQLSTATE.
+async fn write(world: &World, site: usize, user: i32) -> Result<String> {
+    let application = world.application(site).await?;
+    let sql = "UPDATE customer SET first_name = first_name || '!' WHERE customer_id = $1";
+    Ok(match application.execute(sql, &[&user]).await {
+        Ok(1) => "ok".to_owned(),
+        Ok(n) => format!("{n} rows"),
+        Err(error) => code(&error),
+    })
+}
+
+/// The SQLSTATE.
+fn code(error: &tokio_postgres::Error) -> String {
+    error
+        .code()
+        .map_or_else(|| error.to_string(), |code| code.code().to_owned())
+}
+
+fn last(ran: &Ran) -> Result<Value> {
+    let line = ran.stdout.lines().last().context("it says something")?;
+    Ok(serde_json::from_str(line)?)
+}
+
+/// The users who are lost at `site`, as `guard status` says.
+async fn lost(world: &World, site: usize) -> Result<(bool, usize)> {
+    let ran = world
+        .program(&["guard", "status", "--site", SITES[site], "--json"])
+        .run()
+        .await?
+        .expect(0)?;
+    let guard = last(&ran)?["guards"][0].clone();
+    let lost = guard["lost"].as_array().context("a list")?.len();
+    Ok((guard["open"].as_bool().context("a word")?, lost))
+}
+
+async fn the_source_goes_back(name: &str, promoted: bool) -> Result<()> {
+    let world = shop(name).await?;
+    let gone = world.users_of(0, "IN").await?;
+    let stays = world.users_of(0, "CN").await?[0];
+    let back = Back::keep(&world, 0, promoted).await?;
+    world.apply("domicile.toml").run().await?.expect(0)?;
+    for user in &gone {
+        assert_eq!(write(&world, 1, *user).await?, "ok");
+    }
+
+    back.go(&world, 0).await?;
+    // It believes that everybody lives there, and lets nobody write until it has heard better.
+    for user in gone.iter().chain([&stays]) {
+        assert_eq!(write(&world, 0, *user).await?, "DM503", "user {user}");
+    }
+    assert_eq!(lost(&world, 0).await?, (false, 0));
+    assert_eq!(write(&world, 1, gone[0]).await?, "ok");
+
+    let ran = world.apply("domicile.toml").run().await?.expect(0)?;
+    ensure!(ran.stderr.contains("went back in time"), "{ran}");
+    assert_eq!(last(&ran)?["moves"], serde_json::json!([]));
+    assert_eq!(lost(&world, 0).await?, (true, 0));
+    for user in &gone {
+        assert_eq!(write(&world, 0, *user).await?, "DM421");
+        assert_eq!(write(&world, 1, *user).await?, "ok");
+    }
+    assert_eq!(write(&world, 0, stays).await?, "ok");
+    world.expect_one_home_each().await?;
+    Ok(())
+}
+
+async fn the_target_goes_back(name: &str, promoted: bool) -> Result<()> {
+    let world = shop(name).await?;
+    let gone = world.users_of(0, "IN").await?;
+    let back = Back::keep(&world, 1, promoted).await?;
+    world.apply("domicile.toml").run().await?.expect(0)?;
+    assert_eq!(write(&world, 1, gone[0]).await?, "ok");
+
+    back.go(&world, 1).await?;
+    // Nobody can be written anywhere, rather than at two places.
+    world.apply("domicile.toml").run().await?.expect(0)?;
+    assert_eq!(lost(&world, 1).await?, (true, 10));
+    for user in &gone {
+        assert_eq!(write(&world, 0, *user).await?, "DM421");
+    }
+    let new = world.application(1).await?;
+    let squatter = "INSERT INTO customer SELECT * FROM json_populate_record(NULL::customer, \
+        json_build_object('customer_id', $1::int, 'first_name', 'a', 'last_name', 'b', 'country', 'IN', 'email', 'c')) AS c";
+    let said = new.execute(squatter, &[&gone[0]]).await;
+    assert_eq!(said.map_err(|error| code(&error)), Err("DM423".to_owned()));
+
+    // Their rows stand at beijing still: they are given back, and taken there.
+    let resolve = async |args: &[&str]| -> Result<Ran> {
+        let mut all = vec![
+            "resolve", "--lost", "all", "--reason", "restored", "--yes", "--json",
+        ];
+        all.extend(args);
+        world.program(&all).run().await?.expect(0)
+    };
+    let ceded = resolve(&["--site", "singapore", "--to", "beijing"]).await?;
+    assert_eq!(last(&ceded)?["users"].as_array().map(Vec::len), Some(10));
+    assert_eq!(lost(&world, 1).await?, (true, 0));
+    assert_eq!(lost(&world, 0).await?, (true, 10));
+    assert_eq!(write(&world, 0, gone[0]).await?, "DM423");
+    let taken = resolve(&["--site", "beijing", "--here"]).await?;
+    let rows = &last(&taken)?["users"][0][1];
+    ensure!(rows.as_u64() > Some(1), "with his rows: {rows}");
+    for user in &gone {
+        assert_eq!(write(&world, 0, *user).await?, "ok");
+        // There, nothing of theirs is left to be written.
+        assert_eq!(write(&world, 1, *user).await?, "0 rows");
+    }
+    // And they move again, as anybody.
+    let again = world.apply("domicile.toml").run().await?.expect(0)?;
+    assert_eq!(last(&again)?["moved"], 10);
+    assert_eq!(write(&world, 1, gone[0]).await?, "ok");
+    world.expect_one_home_each().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_source_is_closed_until_it_has_heard_who_left() -> Result<()> {
+    the_source_goes_back("source_restored", false).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_source_is_closed_until_it_has_heard_who_left() -> Result<()> {
+    the_source_goes_back("source_promoted", true).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_a_restored_target_forgot_is_lost_and_can_be_given_back() -> Result<()> {
+    the_target_goes_back("target_restored", false).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_a_promoted_target_forgot_is_lost_and_can_be_given_back() -> Result<()> {
+    the_target_goes_back("target_promoted", true).await
+}
+
+/// A batch that was offered and answered, and neither side knows it any more, or one of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_went_back_to_before_its_offer_does_not_reopen_alone() -> Result<()> {
+    let world = shop("unoffered").await?;
+    let gone = world.users_of(0, "IN").await?;
+    // Fenced, and not offered yet: then the source may reopen by itself.
+    world.dies_at("domicile.toml", "before-offer").await?;
+    world.free().await?;
+    let back = Back::keep(&world, 0, false).await?;
+    world.apply("domicile.toml").run().await?.expect(0)?;
+    assert_eq!(write(&world, 1, gone[0]).await?, "ok");
+    back.go(&world, 0).await?;
+    world.apply("domicile.toml").run().await?.expect(0)?;
+    for user in &gone {
+        assert_eq!(write(&world, 0, *user).await?, "DM421");
+        assert_eq!(write(&world, 1, *user).await?, "ok");
+    }
+    world.expect_one_home_each().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_that_reaches_no_peer_stays_closed_until_somebody_opens_it() -> Result<()> {
+    let world = shop("alone").await?;
+    let one = world.users_of(0, "CN").await?[0];
+    let open = |word: &str| {
+        let args = [
+            "guard", word, "--site", "beijing", "--reason", "a drill", "--json",
+        ];
+        world.program(&args)
+    };
+    // By hand, while nothing happened.
+    open("close").run().await?.expect(0)?;
+    assert_eq!(write(&world, 0, one).await?, "DM503");
+    open("open").run().await?.expect(0)?;
+    assert_eq!(write(&world, 0, one).await?, "ok");
+
+    world.clusters.0[0].kill9().await?;
+    world.clusters.0[1].stop_immediate().await?;
+    world.clusters.0[0].start_again().await?;
+    assert_eq!(write(&world, 0, one).await?, "DM503");
+    open("open").run().await?.expect(0)?;
+    assert_eq!(write(&world, 0, one).await?, "ok");
+    world.clusters.0[1].start_again().await?;
+    // The other one was restarted too, and is compared before anything comes there.
+    assert_eq!(lost(&world, 1).await?, (false, 0));
+    world.apply("domicile.toml").run().await?.expect(0)?;
+    assert_eq!(lost(&world, 1).await?, (true, 0));
+    Ok(())
+}
