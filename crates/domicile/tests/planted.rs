@@ -17,7 +17,7 @@
 //! `residency`; `digest-xor` in those of `postgres::digest` (a doubled row, which end to end no primary key lets
 //! happen); `answer-from-state`, `forget-kept` and `second-decision` in the model of `handoff`: each needs a third
 //! site or a message that comes late, and a single process between two sites has neither; `lose-row` in the demo;
-//! `schema-unwatched` in `races_ddl`, `no-barrier` in `races_stream`, too.
+//! `open-uncompared` in `restores`; `schema-unwatched` in `races_ddl`, `no-barrier` in `races_stream`, too.
 
 #![cfg(feature = "planted-faults")]
 

@@ -1,13 +1,17 @@
 //! A database that went back in time does not become a second home: restored from a backup, or a standby that had
 //! missed a write, at either site.
 
+#![cfg(feature = "planted-faults")]
+
 mod support;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use support::linked::Linked;
 use support::program::Ran;
-use support::{Clusters, SITES, World};
-use testbed::Backup;
+use support::served::{Served, leads};
+use support::{Clusters, PATIENCE, SITES, World};
+use testbed::{Backup, wait_until};
 
 /// How a site's database goes back.
 enum Back {
@@ -231,4 +235,110 @@ async fn a_site_that_reaches_no_peer_stays_closed_until_somebody_opens_it() -> R
     world.apply("domicile.toml").run().await?.expect(0)?;
     assert_eq!(lost(&world, 1).await?, (true, 0));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bug_of_opening_without_having_heard_makes_a_second_home() -> Result<()> {
+    let world = shop("unheard").await?;
+    let gone = world.users_of(0, "IN").await?[0];
+    let back = Back::keep(&world, 0, false).await?;
+    world.apply("domicile.toml").run().await?.expect(0)?;
+    back.go(&world, 0).await?;
+    let reckless = world
+        .apply("domicile.toml")
+        .env("DOMICILE_BUG", "open-uncompared");
+    // Whatever it says: the same user can be written at both sites, and this is how these tests see it.
+    reckless.run().await?;
+    assert_eq!(write(&world, 0, gone).await?, "ok");
+    assert_eq!(write(&world, 1, gone).await?, "ok");
+    Ok(())
+}
+
+/// Waits until an update of `user` says `wanted` at `site`.
+async fn until_written(world: &World, site: usize, user: i32, wanted: &str) -> Result<()> {
+    let what = format!("a write at {} says {wanted}", SITES[site]);
+    wait_until(&what, PATIENCE, async || {
+        Ok(write(world, site, user).await? == wanted)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_opens_its_restored_site_once_it_has_heard_the_peers_over_the_link() -> Result<()>
+{
+    let linked = Linked::new(shop("by_link").await?).await?;
+    let world = &linked.world;
+    let gone = world.users_of(0, "IN").await?;
+    let stays = world.users_of(0, "CN").await?[0];
+    let backups = [
+        Back::keep(world, 0, false).await?,
+        Back::keep(world, 1, false).await?,
+    ];
+    let both = linked.serve_both().await?;
+    linked.apply(0).run().await?.expect(0)?;
+    assert_eq!(write(world, 1, gone[0]).await?, "ok");
+
+    // The peer is out of reach: the site stays closed, whoever leads.
+    linked.relay.let_through(false);
+    linked.relay.cut();
+    let [source, target] = backups;
+    source.go(world, 0).await?;
+    leading(&both[0]).await?;
+    wait_until("it says whom it waits for", PATIENCE, async || {
+        Ok(both[0].log().contains("not compared with this peer yet"))
+    })
+    .await?;
+    assert_eq!(write(world, 0, stays).await?, "DM503");
+    assert_eq!(write(world, 0, gone[0]).await?, "DM503");
+
+    linked.relay.let_through(true);
+    until_written(world, 0, stays, "ok").await?;
+    for user in &gone {
+        assert_eq!(write(world, 0, *user).await?, "DM421");
+    }
+
+    // Then the other one goes back, and finds its users lost.
+    target.go(world, 1).await?;
+    leading(&both[1]).await?;
+    wait_until("it is open", PATIENCE, async || Ok(lost(world, 1).await?.0)).await?;
+    // The source went back as well, and heard from the target who had left: that is what it tells now.
+    assert_eq!(lost(world, 1).await?, (true, 10));
+    let args = [
+        "--config",
+        "singapore.toml",
+        "resolve",
+        "--lost",
+        "all",
+        "--site",
+        "singapore",
+        "--to",
+        "beijing",
+        "--reason",
+        "restored",
+        "--yes",
+    ];
+    world.program(&args).run().await?.expect(0)?;
+    until_written(world, 0, gone[0], "DM423").await?;
+    let args = [
+        "--config",
+        "beijing.toml",
+        "resolve",
+        "--lost",
+        "all",
+        "--site",
+        "beijing",
+        "--here",
+        "--reason",
+        "restored",
+        "--yes",
+    ];
+    world.program(&args).run().await?.expect(0)?;
+    for user in &gone {
+        assert_eq!(write(world, 0, *user).await?, "ok");
+    }
+    world.expect_one_home_each().await
+}
+
+async fn leading(served: &Served) -> Result<()> {
+    served.until("it leads", leads).await.map(drop)
 }

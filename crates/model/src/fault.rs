@@ -56,6 +56,8 @@ pub enum Bug {
     /// Now and then an INSERT is not applied, and the handoff is accepted all the same: what is left is for
     /// a reader who trusts nobody to find.
     LoseRow,
+    /// A site is opened after a restart without having heard its peers.
+    OpenUncompared,
 }
 
 impl Bug {
@@ -84,6 +86,7 @@ impl Bug {
         ("rest-unsettled", Bug::RestUnsettled),
         ("vacuum-alone", Bug::VacuumAlone),
         ("lose-row", Bug::LoseRow),
+        ("open-uncompared", Bug::OpenUncompared),
     ];
 }
 

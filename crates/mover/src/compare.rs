@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use model::SiteName;
+use model::fault::{Bug, planted};
 use postgres::connect::Session;
 use residency::door;
 use residency::tidings;
@@ -67,6 +68,9 @@ impl Teller for Near {
 pub async fn hear_out(here: &End, session: &mut Session, peer: &dyn Teller) -> Result<Heard> {
     let doing = "comparing with a peer's records";
     let mut all = Heard::default();
+    if planted(Bug::OpenUncompared) {
+        return Ok(all);
+    }
     loop {
         let after = tidings::place(&**session, peer.site())
             .await

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::apply::failure;
 use super::confirm::confirmed;
 use super::homes::{self, Home};
-use super::routes::{Ends, heard};
+use super::routes::{Ends, heard, peers};
 use super::running::reach;
 use super::{ledger, show, users};
 use crate::cli;
@@ -90,10 +90,8 @@ async fn lost_users(config: &Config, args: &cli::Resolve, lost: &str) -> Outcome
     }
     let name = service(config, args.service.as_deref(), &site)?;
     let configured = config.service(&name)?;
-    if let Some(to) = to
-        .as_ref()
-        .filter(|to| **to == site || !configured.databases.contains_key(*to))
-    {
+    let others = peers(config, &name, &site)?;
+    if let Some(to) = to.as_ref().filter(|to| !others.contains(*to)) {
         return Err(Failure::usage(format_args!(
             "{name} has no other home at {to}"
         )));

@@ -1,7 +1,7 @@
 //! From configuration to routes: the ends of moves, read and held against each other.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,6 +165,22 @@ pub async fn compared(name: &ServiceName, service: &Service, home: &Home) -> Out
         );
     }
     Ok(())
+}
+
+/// The other sites of a service: whoever may have its users. Their databases need not be in the file of `site`.
+pub fn peers(config: &Config, name: &ServiceName, site: &SiteName) -> Outcome<BTreeSet<SiteName>> {
+    let service = config.service(name)?;
+    let phases = config.policy.phases.iter();
+    let phases = phases.filter(|phase| phase.services.contains(name));
+    let of_phases = phases.flat_map(|phase| phase.home.values().chain(&phase.others));
+    let mut sites: BTreeSet<SiteName> = of_phases
+        .chain(config.policy.pinned.values())
+        .chain(service.databases.keys())
+        .chain([&service.origin])
+        .cloned()
+        .collect();
+    sites.remove(site);
+    Ok(sites)
 }
 
 /// Lets the site `at` hear what `from` tells.

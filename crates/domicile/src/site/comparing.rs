@@ -17,8 +17,8 @@ use tokio::sync::{Mutex, watch};
 
 use super::homes::told;
 use crate::commands::homes::Home;
-use crate::commands::routes::end;
-use crate::config::Config;
+use crate::commands::routes::{end, peers};
+use crate::config::{Config, Service};
 use crate::exit::Outcome;
 
 /// How often a peer is asked whether there is something new.
@@ -48,16 +48,9 @@ impl Comparing {
         Ok((end, home.session))
     }
 
-    /// The other sites of a service.
-    fn peers(&self, name: &ServiceName) -> Outcome<BTreeSet<SiteName>> {
-        let service = self.config.service(name)?;
-        let sites = service.databases.keys().filter(|site| **site != self.site);
-        Ok(sites.cloned().collect())
-    }
-
     async fn work(&self, leading: &Leading) -> Result<(), WorkError> {
         let name = &leading.service;
-        let peers = self.peers(name).map_err(|failure| failure.to_string())?;
+        let peers = peers(&self.config, name, &self.site).map_err(|failure| failure.to_string())?;
         // Those who were not heard to the end yet in this term.
         let waited_for = watch::Sender::new(peers.clone());
         let hearing = peers
@@ -175,6 +168,16 @@ impl Tells for OwnRecords {
         after: Option<Place>,
     ) -> Soon<'a, Result<Page, Told>> {
         Box::pin(async move {
+            let at_home = |service: &Service| service.databases.contains_key(&self.site);
+            if !self.config.services.get(service).is_some_and(at_home) {
+                // Nobody of it lives here, or did.
+                return Ok(Page {
+                    from: None,
+                    to: None,
+                    users: Vec::new(),
+                    more: false,
+                });
+            }
             let mut sessions = self.sessions.lock().await;
             if sessions
                 .get(service)
