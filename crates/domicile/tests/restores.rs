@@ -342,3 +342,41 @@ async fn a_daemon_opens_its_restored_site_once_it_has_heard_the_peers_over_the_l
 async fn leading(served: &Served) -> Result<()> {
     served.until("it leads", leads).await.map(drop)
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acceptance_that_waits_for_a_standby_is_waited_for_before_a_restored_source_is_opened()
+-> Result<()> {
+    let world = shop("hanging").await?;
+    let gone = world.users_of(0, "IN").await?[0];
+    let back = Back::keep(&world, 0, false).await?;
+    let hold = world.path("hold");
+    let apply = world
+        .apply("domicile.toml")
+        .env("DOMICILE_HOLD", format!("before-accept={}", hold.display()))
+        .start()?;
+    support::wait_for_file(&hold, true).await?;
+    let standby = async |name: &str| -> Result<()> {
+        let admin = world.admin(1).await?;
+        let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
+        admin.batch_execute(&set).await?;
+        Ok(admin.batch_execute("SELECT pg_reload_conf()").await?)
+    };
+    standby("nobody").await?;
+    std::fs::remove_file(&hold)?;
+    // The acceptance is written at the target, and nobody can see it: not even a peer who asks.
+    let hangs = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE 'domicile %'";
+    world.wait_for(1, hangs, "true").await?;
+    drop(apply);
+    back.go(&world, 0).await?;
+    let ran = world.apply("domicile.toml").run().await?;
+    ensure!(ran.code == Some(2) || ran.code == Some(3), "{ran}");
+    assert_eq!(write(&world, 0, gone).await?, "DM503");
+
+    standby("").await?;
+    world.wait_for(1, hangs, "false").await?;
+    world.free().await?;
+    world.apply("domicile.toml").run().await?.expect(0)?;
+    assert_eq!(write(&world, 0, gone).await?, "DM421");
+    assert_eq!(write(&world, 1, gone).await?, "ok");
+    world.expect_one_home_each().await
+}

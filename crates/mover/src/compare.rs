@@ -5,11 +5,13 @@
 //! end the site is open (see [`residency::door`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::SiteName;
 use model::fault::{Bug, planted};
 use postgres::connect::Session;
 use residency::door;
+use residency::office::Office;
 use residency::tidings;
 pub use residency::tidings::{Heard, Page, Place};
 use tokio::sync::Mutex;
@@ -17,12 +19,19 @@ use tokio::sync::Mutex;
 use crate::desk::{commit, transaction};
 use crate::error::{At, Error, Result};
 use crate::ports::Soon;
-use crate::route::End;
+use crate::route::{End, OFFICE_PATIENCE};
+
+/// How long an acceptance that is on its way may take to end.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// A peer, which tells of changes of home.
 pub trait Teller: Send + Sync {
     /// Its site.
     fn site(&self) -> &SiteName;
+
+    /// Ends what an earlier process of `from` has on its way there: once this returns, nothing of that is accepted any more, and
+    /// what was accepted is told.
+    fn settle<'a>(&'a self, from: &'a SiteName) -> Soon<'a, Result<()>>;
 
     /// What it tells above `after`.
     fn tell(&self, after: Option<Place>) -> Soon<'_, Result<Page>>;
@@ -51,6 +60,13 @@ impl Teller for Near {
         &self.site
     }
 
+    fn settle<'a>(&'a self, from: &'a SiteName) -> Soon<'a, Result<()>> {
+        Box::pin(async move {
+            let session = self.session.lock().await;
+            settle(&session, &self.site, from).await
+        })
+    }
+
     fn tell(&self, after: Option<Place>) -> Soon<'_, Result<Page>> {
         Box::pin(async move {
             let mut session = self.session.lock().await;
@@ -58,6 +74,24 @@ impl Teller for Near {
                 .await
                 .at(&self.site, "reading changes of home")
         })
+    }
+}
+
+/// [`Teller::settle`] at `site`, which `session` leads to. The office of arrivals changes hands, and it does so only between the transactions that
+/// were begun under it: an acceptance whose commit waits for a standby is waited for, too.
+///
+/// # Errors
+/// Where a process of that site lives on, or a transaction of it does not end.
+pub async fn settle(session: &Session, site: &SiteName, from: &SiteName) -> Result<()> {
+    let doing = "waiting for what is on its way";
+    let office = Office::arrivals(from);
+    let taken = Office::take_within(session, &office, OFFICE_PATIENCE);
+    match tokio::time::timeout(SETTLE_MAX, taken).await {
+        Ok(taken) => taken.map(drop).at(site, doing),
+        Err(_) => Err(residency::Error::Refused(
+            "an acceptance there does not end: as a rule it waits for a standby".to_owned(),
+        ))
+        .at(site, doing),
     }
 }
 
@@ -111,6 +145,7 @@ pub async fn compare(here: &End, peers: &[Arc<dyn Teller>]) -> Result<Option<Hea
     }
     let mut all = Heard::default();
     for peer in peers {
+        peer.settle(&here.site).await?;
         let heard = hear_out(here, &mut session, &**peer).await?;
         all.users += heard.users;
         all.overtaken += heard.overtaken;

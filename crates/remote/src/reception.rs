@@ -52,6 +52,11 @@ impl Reception {
         self.stays().retain(|(_, of), _| service != of);
     }
 
+    /// Ends the visit of `site` at `service`, where there is one.
+    pub fn end(&self, site: &SiteName, service: &ServiceName) {
+        self.stays().remove(&(site.clone(), service.clone()));
+    }
+
     /// Ends the visits of sources that nothing was heard of for a long time. To be called now and then.
     pub fn sweep(&self) {
         self.stays().retain(|(site, service), stay| {

@@ -18,13 +18,23 @@ pub const TIDINGS: Topic = Topic(18);
 /// How long one page may take.
 const WITHIN: Duration = Duration::from_secs(30);
 
+/// A question about `service`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
     service: ServiceName,
-    after: Option<Place>,
+    ask: Ask,
 }
 
-type Said = std::result::Result<Page, Failure>;
+#[derive(Debug, Serialize, Deserialize)]
+enum Ask {
+    /// [`Teller::settle`], of the asker's site.
+    Settle,
+    /// [`Teller::tell`].
+    Tell(Option<Place>),
+}
+
+/// The page that was asked for; none where nothing is told.
+type Said = std::result::Result<Option<Page>, Failure>;
 
 /// A service at the site of a peer, which tells of changes of home.
 pub struct Distant {
@@ -40,11 +50,11 @@ impl Distant {
         Self { peer, service }
     }
 
-    async fn ask(&self, after: Option<Place>) -> Result<Page> {
+    async fn ask(&self, ask: Ask) -> Result<Option<Page>> {
         let site = || self.peer.site().clone();
         let question = Question {
             service: self.service.clone(),
-            after,
+            ask,
         };
         let body = postcard::to_stdvec(&question).map_err(|_| Error::Disorder { site: site() })?;
         let said = daemon::ask(&self.peer, TIDINGS, &body, WITHIN).await;
@@ -63,13 +73,29 @@ impl Teller for Distant {
         self.peer.site()
     }
 
+    fn settle<'a>(&'a self, _: &'a SiteName) -> Soon<'a, Result<()>> {
+        Box::pin(async move { self.ask(Ask::Settle).await.map(drop) })
+    }
+
     fn tell(&self, after: Option<Place>) -> Soon<'_, Result<Page>> {
-        Box::pin(self.ask(after))
+        Box::pin(async move {
+            let page = self.ask(Ask::Tell(after)).await?;
+            page.ok_or_else(|| Error::Disorder {
+                site: self.peer.site().clone(),
+            })
+        })
     }
 }
 
 /// This site's records, read when somebody asks.
 pub trait Tells: Send + Sync {
+    /// Ends what an earlier process of the site `from` has on its way to `service`.
+    fn settle<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        from: &'a SiteName,
+    ) -> Soon<'a, std::result::Result<(), Failure>>;
+
     /// What `service` tells above `after`; the [`Failure`] is told to whoever asked.
     fn tell<'a>(
         &'a self,
@@ -98,10 +124,16 @@ impl Hears for Telling {
         TIDINGS
     }
 
-    fn hear(&self, _: Peer, body: Bytes) -> Soon<'_, std::result::Result<Bytes, Unheard>> {
+    fn hear(&self, from: Peer, body: Bytes) -> Soon<'_, std::result::Result<Bytes, Unheard>> {
         Box::pin(async move {
             let said: Said = match postcard::from_bytes::<Question>(&body) {
-                Ok(asked) => self.tells.tell(&asked.service, asked.after).await,
+                Ok(Question { service, ask }) => match ask {
+                    Ask::Settle => {
+                        let settled = self.tells.settle(&service, from.site()).await;
+                        settled.map(|()| None)
+                    }
+                    Ask::Tell(after) => self.tells.tell(&service, after).await.map(Some),
+                },
                 Err(_) => Err(Failure::Disorder {
                     site: self.site.clone(),
                 }),

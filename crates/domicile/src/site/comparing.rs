@@ -8,11 +8,12 @@ use ::daemon::{Leading, Soon, Work, WorkError};
 use futures_util::future::try_join_all;
 use model::{ServiceName, SiteName};
 use mover::Error;
-use mover::compare::{self, Page, Place};
+use mover::compare::{self, Page, Place, Teller as _};
 use mover::failure::Failure as Told;
 use mover::route::End;
 use postgres::connect::Session;
-use remote::{Distant, Tells};
+use remote::{Distant, Reception, Tells};
+use residency::door;
 use tokio::sync::{Mutex, watch};
 
 use super::homes::told;
@@ -80,18 +81,26 @@ impl Comparing {
     ) -> Result<(), WorkError> {
         let name = &leading.service;
         let (here, mut session) = self.home(name).await.map_err(|f| f.to_string())?;
+        // Before a restarted site is opened, nothing that it sent before may be accepted any more.
+        let mut settled = door::is_open(&*session).await?;
         let mut silent = 0;
         loop {
             let heard = match leading.view.peer(peer) {
                 Some(link) => {
                     let distant = Distant::new(link, name.clone());
-                    compare::hear_out(&here, &mut session, &distant).await
+                    async {
+                        if !settled {
+                            distant.settle(&self.site).await?;
+                        }
+                        compare::hear_out(&here, &mut session, &distant).await
+                    }
+                    .await
                 }
                 None => Err(Error::Left { site: peer.clone() }),
             };
             match heard {
                 Ok(heard) => {
-                    silent = 0;
+                    (silent, settled) = (0, true);
                     let (lost, overtaken) = (heard.lost, heard.overtaken);
                     if lost + overtaken > 0 {
                         tracing::error!(
@@ -146,30 +155,62 @@ impl Work for Comparing {
 pub(super) struct OwnRecords {
     config: Arc<Config>,
     site: SiteName,
+    reception: Arc<Reception>,
     sessions: Mutex<BTreeMap<ServiceName, Session>>,
 }
 
 // === impl OwnRecords ===
 
 impl OwnRecords {
-    pub(super) fn new(config: Arc<Config>, site: SiteName) -> Self {
+    pub(super) fn new(config: Arc<Config>, site: SiteName, reception: Arc<Reception>) -> Self {
         Self {
             config,
             site,
+            reception,
             sessions: Mutex::default(),
         }
+    }
+
+    /// Whether the service has a home here.
+    fn has(&self, service: &ServiceName) -> bool {
+        let at_home = |service: &Service| service.databases.contains_key(&self.site);
+        self.config.services.get(service).is_some_and(at_home)
+    }
+
+    async fn open(&self, service: &ServiceName, purpose: &str) -> Result<Session, Told> {
+        let opened = async {
+            let configured = self.config.service(service)?;
+            Home::open_installed(service, configured, &self.site, purpose).await
+        };
+        let home = opened.await.map_err(|failure| told(&self.site, failure))?;
+        Ok(home.session)
     }
 }
 
 impl Tells for OwnRecords {
+    fn settle<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        from: &'a SiteName,
+    ) -> Soon<'a, Result<(), Told>> {
+        Box::pin(async move {
+            if !self.has(service) {
+                return Ok(());
+            }
+            self.reception.end(from, service);
+            let session = self.open(service, "settle").await?;
+            let settled = compare::settle(&session, &self.site, from).await;
+            settled.map_err(|error| Told::of(&error, &self.site))
+        })
+    }
+
     fn tell<'a>(
         &'a self,
         service: &'a ServiceName,
         after: Option<Place>,
     ) -> Soon<'a, Result<Page, Told>> {
         Box::pin(async move {
-            let at_home = |service: &Service| service.databases.contains_key(&self.site);
-            if !self.config.services.get(service).is_some_and(at_home) {
+            if !self.has(service) {
                 // Nobody of it lives here, or did.
                 return Ok(Page {
                     from: None,
@@ -183,12 +224,8 @@ impl Tells for OwnRecords {
                 .get(service)
                 .is_none_or(|session| session.is_closed())
             {
-                let opened = async {
-                    let configured = self.config.service(service)?;
-                    Home::open_installed(service, configured, &self.site, "tell").await
-                };
-                let home = opened.await.map_err(|failure| told(&self.site, failure))?;
-                sessions.insert(service.clone(), home.session);
+                let session = self.open(service, "tell").await?;
+                sessions.insert(service.clone(), session);
             }
             let Some(session) = sessions.get_mut(service) else {
                 return Err(Told::Left {

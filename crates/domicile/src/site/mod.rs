@@ -31,7 +31,7 @@ pub fn plug(daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     let config = Arc::new(config);
     let homes = SiteHomes::new(Arc::clone(&config), site.clone());
     let reception = Arc::new(Reception::new(site.clone(), Arc::new(homes)));
-    let telling = OwnRecords::new(Arc::clone(&config), site.clone());
+    let telling = OwnRecords::new(Arc::clone(&config), site.clone(), Arc::clone(&reception));
     let telling = Telling::new(site.clone(), Arc::new(telling));
     let comparing = Comparing::new(Arc::clone(&config), site.clone());
     let departures = Arc::new(Departures::new(config, site.clone(), daemon.view().clone()));
