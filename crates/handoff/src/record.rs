@@ -582,13 +582,13 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
         (
             State::Settled { epoch: own }
             | State::Moving { epoch: own, .. }
-            | State::Fenced { epoch: own, .. },
+            | State::Fenced { epoch: own, .. }
+            | State::Lost { epoch: own },
             Event::Overtaken { to, epoch },
         ) if own <= epoch => record.overtaken(to, *epoch),
-        (
-            State::Offered { epoch: own, .. } | State::Lost { epoch: own },
-            Event::Overtaken { to, epoch },
-        ) if own < epoch => record.overtaken(to, *epoch),
+        (State::Offered { epoch: own, .. }, Event::Overtaken { to, epoch }) if own < epoch => {
+            record.overtaken(to, *epoch)
+        }
         (_, Event::Miss { epoch }) if record.seen < *epoch => {
             record.with(State::Lost { epoch: *epoch })
         }

@@ -95,64 +95,125 @@ pub async fn settle(session: &Session, site: &SiteName, from: &SiteName) -> Resu
     }
 }
 
+/// What one round of hearing a peer, or all of them, came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// What was heard.
+    pub heard: Heard,
+    /// Whether whoever was heard has heard his own peers since his server started.
+    pub ready: bool,
+}
+
 /// Hears `peer` to the end of what it has to tell at `here`.
 ///
 /// # Errors
 /// Where either does not answer; what was heard until then stays heard.
-pub async fn hear_out(here: &End, session: &mut Session, peer: &dyn Teller) -> Result<Heard> {
+pub async fn hear_out(here: &End, session: &mut Session, peer: &dyn Teller) -> Result<Round> {
     let doing = "comparing with a peer's records";
-    let mut all = Heard::default();
+    let mut round = Round {
+        heard: Heard::default(),
+        ready: true,
+    };
     if planted(Bug::OpenUncompared) {
-        return Ok(all);
+        return Ok(round);
     }
     loop {
         let after = tidings::place(&**session, peer.site())
             .await
             .at(&here.site, doing)?;
         let page = peer.tell(after.clone()).await?;
+        round.ready = page.heard;
         let nothing = page.users.is_empty() && page.from == after && page.to == after;
-        if !nothing {
+        // Where nothing was ever told, that it was heard is written down too.
+        if !nothing || after.is_none() {
             let heard = tidings::hear(session, here.kind(), &here.site, peer.site(), &page)
                 .await
                 .at(&here.site, doing)?;
-            all.users += heard.users;
-            all.overtaken += heard.overtaken;
-            all.lost += heard.lost;
+            round.heard.add(heard);
         }
         if !page.more {
+            return Ok(round);
+        }
+    }
+}
+
+/// Hears `peers` one after the other; again where one of them made somebody lost, as what the others had said of him was let pass.
+async fn hear_all(
+    here: &End,
+    session: &mut Session,
+    peers: &[Arc<dyn Teller>],
+    settle: bool,
+) -> Result<Round> {
+    let mut all = Round {
+        heard: Heard::default(),
+        ready: true,
+    };
+    loop {
+        all.ready = true;
+        for peer in peers {
+            if settle {
+                peer.settle(&here.site).await?;
+            }
+            let round = hear_out(here, session, &**peer).await?;
+            all.heard.add(round.heard);
+            all.ready &= round.ready;
+        }
+        if !again(here, session).await? {
             return Ok(all);
         }
     }
 }
 
-/// Opens `here`, whose peers were all heard to the end since its server started; says whether it was not open before.
+/// Whether some peer is to be heard from the beginning.
+pub async fn again(here: &End, session: &Session) -> Result<bool> {
+    tidings::again(&**session)
+        .await
+        .at(&here.site, "looking who is to be heard again")
+}
+
+/// The first half of comparing `here`: hears all its peers, which end what it has on its way there, unless that was done since its server
+/// started; then it hears them all the same.
+///
+/// # Errors
+/// Where a peer does not answer.
+pub async fn hear_peers(here: &End, peers: &[Arc<dyn Teller>]) -> Result<Heard> {
+    let mut session = here.session("compare").await?;
+    let doing = "comparing with its peers";
+    let before = door::has_heard(&*session).await.at(&here.site, doing)?;
+    let round = hear_all(here, &mut session, peers, !before).await?;
+    door::hear(&*session).await.at(&here.site, doing)?;
+    Ok(round.heard)
+}
+
+/// The second half: hears them all once more after each of them has heard its own, and opens `here`. A peer that went back too may have had somebody on
+/// his way to a third site, which nobody knows before it has settled that.
+///
+/// # Errors
+/// Where a peer does not answer; [`Error::NotOpen`] names one that has not heard its own.
+pub async fn open_heard(here: &End, peers: &[Arc<dyn Teller>]) -> Result<Heard> {
+    let mut session = here.session("compare").await?;
+    if is_open(here, &session).await? {
+        return Ok(Heard::default());
+    }
+    let first = hear_all(here, &mut session, peers, false).await?;
+    if !first.ready {
+        return Err(Error::NotOpen {
+            site: here.site.clone(),
+        });
+    }
+    let mut heard = first.heard;
+    heard.add(hear_all(here, &mut session, peers, false).await?.heard);
+    open(here, &mut session, "compared with its peers").await?;
+    Ok(heard)
+}
+
+/// Opens `here`; says whether it was not open before.
 pub async fn open(here: &End, session: &mut Session, why: &str) -> Result<bool> {
     let doing = "opening the site";
     let tx = transaction(session, here, doing).await?;
     let opened = door::open(&tx, why).await.at(&here.site, doing)?;
     commit(tx, here, doing).await?;
     Ok(opened)
-}
-
-/// Compares `here` with `peers`, unless that was done since its server started, and opens it. Says what was heard; `None` where it was open.
-///
-/// # Errors
-/// Where a peer does not answer: then it stays as it is.
-pub async fn compare(here: &End, peers: &[Arc<dyn Teller>]) -> Result<Option<Heard>> {
-    let mut session = here.session("compare").await?;
-    if is_open(here, &session).await? {
-        return Ok(None);
-    }
-    let mut all = Heard::default();
-    for peer in peers {
-        peer.settle(&here.site).await?;
-        let heard = hear_out(here, &mut session, &**peer).await?;
-        all.users += heard.users;
-        all.overtaken += heard.overtaken;
-        all.lost += heard.lost;
-    }
-    open(here, &mut session, "compared with its peers").await?;
-    Ok(Some(all))
 }
 
 /// Refuses a move at an end that has not been opened since its server started.

@@ -68,6 +68,35 @@ pub async fn stands(session: &impl GenericClient) -> Result<bool> {
     Ok(row.get(0))
 }
 
+/// Whether it has heard all its peers since its server started, whether or not it is open.
+pub async fn has_heard(session: &impl GenericClient) -> Result<bool> {
+    let row = session
+        .query_one(
+            "SELECT EXISTS (SELECT FROM domicile.open AS o \
+               WHERE o.since = pg_postmaster_start_time() AND o.relation = o.tableoid)",
+            &[],
+        )
+        .await
+        .doing("looking whether the site has heard its peers")?;
+    Ok(row.get(0))
+}
+
+/// Writes down that it has heard all its peers since its server started.
+pub async fn hear(session: &impl GenericClient) -> Result<()> {
+    session
+        .execute(
+            "INSERT INTO domicile.open AS o (since, relation, compared, why) \
+             VALUES (pg_postmaster_start_time(), 'domicile.open'::regclass, false, 'has heard its peers') \
+             ON CONFLICT (single) DO UPDATE SET since = excluded.since, relation = excluded.relation, \
+                 compared = false, why = excluded.why, at = now() \
+             WHERE (o.since, o.relation) IS DISTINCT FROM (excluded.since, excluded.relation)",
+            &[],
+        )
+        .await
+        .doing("writing down that the peers were heard")?;
+    Ok(())
+}
+
 /// Opens it; says whether it was not open before. With an entry for the ledger, which names `why`: nobody's name.
 pub async fn open(tx: &(impl GenericClient + Sync), why: &str) -> Result<bool> {
     if is_open(tx).await? {
@@ -90,11 +119,11 @@ pub async fn close(tx: &(impl GenericClient + Sync), why: &str) -> Result<bool> 
 
 pub(crate) async fn let_open(tx: &impl GenericClient, why: &str) -> Result<()> {
     tx.execute(
-        "INSERT INTO domicile.open AS o (since, relation, why) \
-         VALUES (pg_postmaster_start_time(), 'domicile.open'::regclass, $1) \
+        "INSERT INTO domicile.open AS o (since, relation, compared, why) \
+         VALUES (pg_postmaster_start_time(), 'domicile.open'::regclass, true, $1) \
          ON CONFLICT (single) DO UPDATE SET since = excluded.since, relation = excluded.relation, \
-             why = excluded.why, at = now() \
-         WHERE (o.since, o.relation) IS DISTINCT FROM (excluded.since, excluded.relation)",
+             compared = true, why = excluded.why, at = now() \
+         WHERE (o.since, o.relation, o.compared) IS DISTINCT FROM (excluded.since, excluded.relation, true)",
         &[&why],
     )
     .await

@@ -44,7 +44,7 @@ pub const CLOSED: &str = "DM503";
 /// Whether the site has been opened since its server started, in a query. By the table's own oid too, so that a row which a dump
 /// brought along does not count.
 pub(crate) const OPEN: &str = "EXISTS (SELECT FROM domicile.open AS o \
-     WHERE o.since = pg_postmaster_start_time() AND o.relation = o.tableoid)";
+     WHERE o.since = pg_postmaster_start_time() AND o.relation = o.tableoid AND o.compared)";
 
 /// What the guard of one home database needs to know beyond its tables.
 #[derive(Clone, Debug)]

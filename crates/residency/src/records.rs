@@ -372,8 +372,9 @@ async fn put(
     let sql = match over {
         Over::None => format!(
             "INSERT INTO domicile.resident AS r \
-               (user_key, state, epoch, seen, peer, batch, attempt, attempt_seen, kept, erased_at, stripe) \
-             SELECT k, s, e, n, p, b, a, an, kp, CASE WHEN er THEN now() END, coalesce(st, 0) FROM {given} \
+               (user_key, state, epoch, seen, peer, batch, attempt, attempt_seen, kept, erased_at, stripe, told) \
+             SELECT k, s, e, n, p, b, a, an, kp, CASE WHEN er THEN now() END, coalesce(st, 0), \
+                    CASE s WHEN 'lost' THEN -1 ELSE 0 END FROM {given} \
              ON CONFLICT (user_key) DO NOTHING"
         ),
         // No INSERT ... ON CONFLICT: that writes each row twice. Whoever changed home is to be told of (see `tidings`).
@@ -382,8 +383,9 @@ async fn put(
                state = v.s, epoch = v.e, seen = v.n, peer = v.p, batch = v.b, attempt = v.a, attempt_seen = v.an, \
                kept = v.kp, erased_at = CASE WHEN v.er THEN coalesce(r.erased_at, now()) END, \
                stripe = coalesce(v.st, r.stripe), changed_at = now(), told = CASE \
-                 WHEN v.s = 'departed' AND r.state NOT IN ('departed', 'clearing') \
-                   OR v.s = 'settled' AND r.state IN ('arriving', 'lost') THEN -1 ELSE r.told END \
+                 WHEN v.s = 'departed' AND r.state NOT IN ('departed', 'clearing') OR v.s = 'lost' \
+                   OR v.s = 'settled' AND r.state IN ('arriving', 'lost', 'offered') \
+                   OR v.s = 'moving' AND r.state = 'offered' THEN -1 ELSE r.told END \
              FROM {given} WHERE r.user_key = v.k"
         ),
     };

@@ -83,20 +83,23 @@ CREATE TABLE IF NOT EXISTS domicile.heard (
     peer text PRIMARY KEY,
     position bigint,
     mark text,
+    again boolean NOT NULL DEFAULT false,
     at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE domicile.heard IS 'How far this site came with what each peer tells of changes of home.';
+COMMENT ON TABLE domicile.heard IS
+    'How far this site came with what each peer tells of changes of home; again: it is to be heard from the beginning.';
 
 -- Not logged: a crash, a promotion and a restore leave it empty.
 CREATE UNLOGGED TABLE IF NOT EXISTS domicile.open (
     single boolean PRIMARY KEY DEFAULT true CHECK (single),
     since timestamptz NOT NULL,
     relation oid NOT NULL,
+    compared boolean NOT NULL,
     why text NOT NULL,
     at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE domicile.open IS
-    'That this database did not go back in time since its server started at that time: see docs/restores.md.';
+    'That this site has heard its peers since its server started at that time (compared: to the end of it, and is open): see docs/restores.md.';
 
 CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
 COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';

@@ -18,7 +18,7 @@ use tokio_postgres::{Client, GenericClient};
 
 use crate::error::Doing;
 use crate::records::{self, Change};
-use crate::{Error, Result, entries};
+use crate::{Error, Result, door, entries};
 
 /// The most users that one run of numbers has, and one [`Page`].
 const RUN_MAX: i64 = 400;
@@ -43,10 +43,12 @@ pub struct Page {
     pub users: Vec<(UserKey, SiteName, Epoch)>,
     /// Whether there is more already.
     pub more: bool,
+    /// Whether this site has heard all its peers since its server started.
+    pub heard: bool,
 }
 
 /// Whom a peer's word closed here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
     /// How many users it was about.
     pub users: u64,
@@ -54,6 +56,17 @@ pub struct Heard {
     pub overtaken: u64,
     /// Who lives here, and is not known as such.
     pub lost: u64,
+}
+
+// === impl Heard ===
+
+impl Heard {
+    /// Counts `more`, too.
+    pub fn add(&mut self, more: Self) {
+        self.users += more.users;
+        self.overtaken += more.overtaken;
+        self.lost += more.lost;
+    }
 }
 
 /// What this site tells above `after`. What was not numbered yet is, first: everything that is committed is told.
@@ -68,6 +81,7 @@ pub async fn tell(session: &mut Client, after: Option<&Place>) -> Result<Page> {
         .start()
         .await
         .doing(doing)?;
+    let heard = door::has_heard(&tx).await?;
     let after = after.map(|place| (place.position, place.mark.as_str()));
     let row = tx
         .query_one(
@@ -97,18 +111,21 @@ pub async fn tell(session: &mut Client, after: Option<&Place>) -> Result<Page> {
             from,
             users: Vec::new(),
             more: false,
+            heard,
         });
     };
     let first = from.as_ref().map_or(0, |place| place.position);
-    // Who is on his way back here, or was, lives where he went before; who is lost, nobody here knows where.
+    // Who is on his way back here, or was, lives where he went before; who is lost came here, as far as anybody knows. The epoch of one who is closed
+    // is the target's, if he comes there.
     let rows = tx
         .query(
             "SELECT r.user_key::text, \
-                    CASE WHEN r.state IN ('settled', 'moving', 'fenced', 'offered') THEN h.site \
+                    CASE WHEN r.state IN ('settled', 'moving', 'fenced', 'offered', 'lost') THEN h.site \
                          WHEN r.state = 'departed' THEN r.peer ELSE r.kept ->> 'to' END AS home, \
-                    CASE WHEN r.state IN ('arriving', 'clearing') THEN (r.kept ->> 'epoch')::bigint ELSE r.epoch END \
+                    CASE WHEN r.state IN ('arriving', 'clearing') THEN (r.kept ->> 'epoch')::bigint \
+                         WHEN r.state IN ('fenced', 'offered') THEN r.epoch - 1 ELSE r.epoch END \
                FROM domicile.resident AS r, domicile.home AS h \
-              WHERE r.told > $1 AND r.told <= $2 AND r.state <> 'lost' \
+              WHERE r.told > $1 AND r.told <= $2 \
                 AND (r.state NOT IN ('arriving', 'clearing') OR r.kept IS NOT NULL) ORDER BY r.told",
             &[&first, &to.position],
         )
@@ -128,6 +145,7 @@ pub async fn tell(session: &mut Client, after: Option<&Place>) -> Result<Page> {
         to: Some(to),
         users: users.collect(),
         more,
+        heard,
     })
 }
 
@@ -172,11 +190,11 @@ async fn number(session: &mut Client) -> Result<i64> {
     Ok(row.get(0))
 }
 
-/// How far this site came with what `peer` tells.
+/// How far this site came with what `peer` tells; `None` too where it is to be heard from the beginning.
 pub async fn place(session: &impl GenericClient, peer: &SiteName) -> Result<Option<Place>> {
     let row = session
         .query_opt(
-            "SELECT position, mark FROM domicile.heard WHERE peer = $1 AND position IS NOT NULL",
+            "SELECT position, mark FROM domicile.heard WHERE peer = $1 AND position IS NOT NULL AND NOT again",
             &[&peer.as_str()],
         )
         .await
@@ -248,7 +266,7 @@ pub async fn hear(
         entries::append(&tx, what, body, &users).await?;
     }
     tx.execute(
-        "UPDATE domicile.heard SET position = $2, mark = $3, at = now() WHERE peer = $1",
+        "UPDATE domicile.heard SET position = $2, mark = $3, again = false, at = now() WHERE peer = $1",
         &[
             &peer.as_str(),
             &page.to.as_ref().map(|place| place.position),
@@ -257,8 +275,26 @@ pub async fn hear(
     )
     .await
     .doing(doing)?;
+    if heard.lost > 0 {
+        // What peers said of a user who was not here was let pass: now it counts.
+        tx.execute("UPDATE domicile.heard SET again = true", &[])
+            .await
+            .doing(doing)?;
+    }
     tx.commit().await.doing(doing)?;
     Ok(heard)
+}
+
+/// Whether some peer is to be heard from the beginning.
+pub async fn again(session: &impl GenericClient) -> Result<bool> {
+    let row = session
+        .query_one(
+            "SELECT EXISTS (SELECT FROM domicile.heard WHERE again)",
+            &[],
+        )
+        .await
+        .doing("looking who is to be heard again")?;
+    Ok(row.get(0))
 }
 
 /// Who is lost here, with the epoch that a peer names. Reads all records.

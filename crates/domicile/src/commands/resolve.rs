@@ -7,7 +7,7 @@ use model::{BatchId, ServiceName, SiteName, UserKey};
 use postgres::digest::DigestKey;
 use postgres::verify;
 use residency::records::{self, Change};
-use residency::{entries, journal, tidings};
+use residency::{door, entries, journal, tidings};
 use serde_json::json;
 
 use super::apply::failure;
@@ -98,6 +98,15 @@ async fn lost_users(config: &Config, args: &cli::Resolve, lost: &str) -> Outcome
     }
     let mut home = Home::open_installed(&name, configured, &site, "resolve").await?;
     let cannot = || format!("{name}: cannot resolve lost users at {site}");
+    let open = door::is_open(&*home.session).await;
+    let again = tidings::again(&*home.session).await;
+    if !open.or_fail(Exit::Unreached, cannot)? || again.or_fail(Exit::Unreached, cannot)? {
+        return Err(Failure::new(
+            Exit::Unreached,
+            anyhow::anyhow!("{name}: {site} has not heard all its peers yet: one of them may be these users' home"),
+        )
+        .mend("let its daemon, or `domicile apply`, compare it first; `domicile guard status` shows how it stands"));
+    }
     let found = tidings::lost(&*home.session)
         .await
         .or_fail(Exit::Unreached, cannot)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{ServiceName, SiteName};
-use mover::compare::{Near, Teller, compare, hear_out};
+use mover::compare::{Heard, Near, Teller, hear_out, hear_peers, open_heard};
 use mover::host::Host;
 use mover::ports::{NoDoor, RowsOnly};
 use mover::route::{Bounds, End, Route, Stop, Target};
@@ -109,62 +109,66 @@ impl Ends {
 /// Makes sure that every site was compared with its peers since its server started, before anybody is counted there.
 pub async fn compare_all(config: &Config) -> Outcome<()> {
     for (name, service) in &config.services {
-        for site in homes::sites(service) {
-            let home = Home::open(name, service, site, "compare").await?;
-            // Without it nobody has moved, or it must be installed again first, which is said where that is looked at.
-            let stands = door::stands(&*home.session)
-                .await
-                .or_fail(Exit::Unreached, || {
-                    format!("{name}: cannot look at the database at {site}")
-                })?;
-            if stands && home.schema.is_ok() && !home.standby {
-                compared(name, service, &home).await?;
-            }
+        compare_service(name, service).await?;
+    }
+    Ok(())
+}
+
+/// As [`compare_all`], where `home` is not open.
+pub async fn compared(name: &ServiceName, service: &Service, home: &Home) -> Outcome<()> {
+    let open = door::is_open(&*home.session)
+        .await
+        .or_fail(Exit::Unreached, || cannot_compare(name, &home.site))?;
+    match open {
+        true => Ok(()),
+        false => compare_service(name, service).await,
+    }
+}
+
+async fn compare_service(name: &ServiceName, service: &Service) -> Outcome<()> {
+    let mut homes = Vec::new();
+    for site in homes::sites(service) {
+        let home = Home::open(name, service, site, "compare").await?;
+        let stands = door::stands(&*home.session)
+            .await
+            .or_fail(Exit::Unreached, || cannot_compare(name, site))?;
+        // Without it nobody has moved, or it must be installed again first, which is said where that is looked at.
+        if stands && home.schema.is_ok() && !home.standby {
+            homes.push(home);
+        }
+    }
+    let mut sites = Vec::new();
+    for home in &homes {
+        let mut peers: Vec<Arc<dyn Teller>> = Vec::new();
+        for peer in homes.iter().filter(|peer| peer.site != home.site) {
+            let session = end(service, peer)?.session("compare").await;
+            let session =
+                session.map_err(|error| failure(error, cannot_compare(name, &home.site)))?;
+            peers.push(Arc::new(Near::new(peer.site.clone(), session)));
+        }
+        sites.push((end(service, home)?, peers, Heard::default()));
+    }
+    // All of them first: one that went back may have had somebody on his way to another.
+    for (here, peers, heard) in &mut sites {
+        let told = hear_peers(here, peers).await;
+        heard.add(told.map_err(|error| failure(error, cannot_compare(name, &here.site)))?);
+    }
+    for (here, peers, heard) in &mut sites {
+        let told = open_heard(here, peers).await;
+        heard.add(told.map_err(|error| failure(error, cannot_compare(name, &here.site)))?);
+        if heard.lost + heard.overtaken > 0 {
+            eprintln!(
+                "{name}: the database of {} went back in time: {} users whom it took for its own live elsewhere, {} are lost \
+                 there and closed until somebody resolves them (`domicile resolve`)",
+                here.site, heard.overtaken, heard.lost
+            );
         }
     }
     Ok(())
 }
 
-/// Makes sure that `home` was compared with its peers since its server started: with the databases of all its sites.
-pub async fn compared(name: &ServiceName, service: &Service, home: &Home) -> Outcome<()> {
-    let cannot = || {
-        format!(
-            "{name}: cannot compare the records of {} with its peers'",
-            home.site
-        )
-    };
-    let open = door::is_open(&*home.session)
-        .await
-        .or_fail(Exit::Unreached, cannot)?;
-    if open {
-        return Ok(());
-    }
-    let mut peers: Vec<Arc<dyn Teller>> = Vec::new();
-    for site in homes::sites(service)
-        .into_iter()
-        .filter(|site| **site != home.site)
-    {
-        let peer = Home::open_installed(name, service, site, "compare").await;
-        let peer = peer.map_err(|failure| {
-            failure.mend(format!(
-                "the server of {} was restarted: before anything moves it is compared with all sites of the service; \
-                 bring {site} back, or run `domicile guard open --site {}` if it is gone for good",
-                home.site, home.site
-            ))
-        })?;
-        peers.push(Arc::new(Near::new(site.clone(), peer.session)));
-    }
-    let heard = compare(&end(service, home)?, &peers).await;
-    let heard = heard.map_err(|error| failure(error, cannot()))?;
-    if let Some(heard) = heard.filter(|heard| heard.lost + heard.overtaken > 0) {
-        let (site, lost, overtaken) = (&home.site, heard.lost, heard.overtaken);
-        tracing::warn!(%site, lost, overtaken, "this database went back in time");
-        eprintln!(
-            "{name}: the database of {site} went back in time: {overtaken} users whom it took for its own live elsewhere, \
-             {lost} are lost here and closed until somebody resolves them (`domicile resolve`)"
-        );
-    }
-    Ok(())
+fn cannot_compare(name: &ServiceName, site: &SiteName) -> String {
+    format!("{name}: cannot compare the records of {site} with its peers'")
 }
 
 /// The other sites of a service: whoever may have its users. Their databases need not be in the file of `site`.

@@ -1,6 +1,6 @@
 //! Compares this site's records with its peers', opens it once that is done, and goes on hearing them; and tells them in turn.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use ::daemon::{Leading, Soon, Work, WorkError};
 use futures_util::future::try_join_all;
 use model::{ServiceName, SiteName};
 use mover::Error;
-use mover::compare::{self, Page, Place, Teller as _};
+use mover::compare::{self, Page, Place, Round, Teller as _};
 use mover::failure::Failure as Told;
 use mover::route::End;
 use postgres::connect::Session;
 use remote::{Distant, Reception, Tells};
 use residency::door;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 use super::homes::told;
 use crate::commands::homes::Home;
@@ -26,6 +26,9 @@ use crate::exit::Outcome;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// How often it is said that a peer is waited for.
+/// The same while the site is not open.
+const SOON: Duration = Duration::from_millis(200);
+
 const SAID_EVERY: u32 = 60;
 const SAID_FIRST: u32 = 3;
 
@@ -52,74 +55,96 @@ impl Comparing {
     async fn work(&self, leading: &Leading) -> Result<(), WorkError> {
         let name = &leading.service;
         let peers = peers(&self.config, name, &self.site).map_err(|failure| failure.to_string())?;
-        // Those who were not heard to the end yet in this term.
-        let waited_for = watch::Sender::new(peers.clone());
-        let hearing = peers
-            .iter()
-            .map(|peer| self.follow(leading, peer, &waited_for));
-        let hearing = try_join_all(hearing);
-        let opening = async {
-            let mut left = waited_for.subscribe();
-            // The sender lives as long as this does.
-            let _ = left.wait_for(BTreeSet::is_empty).await;
-            let (here, mut session) = self.home(name).await.map_err(|f| f.to_string())?;
-            if compare::open(&here, &mut session, "compared with its peers").await? {
-                tracing::info!(service = %name, "compared with all peers since the server started: open");
-            }
-            Ok::<_, WorkError>(())
-        };
-        futures_util::try_join!(hearing, opening)?;
-        Ok(())
-    }
-
-    /// Hears `peer` for as long as the term lasts.
-    async fn follow(
-        &self,
-        leading: &Leading,
-        peer: &SiteName,
-        waited_for: &watch::Sender<BTreeSet<SiteName>>,
-    ) -> Result<(), WorkError> {
-        let name = &leading.service;
-        let (here, mut session) = self.home(name).await.map_err(|f| f.to_string())?;
-        // Before a restarted site is opened, nothing that it sent before may be accepted any more.
-        let mut settled = door::is_open(&*session).await?;
-        let mut silent = 0;
+        let (here, mut own) = self.home(name).await.map_err(|f| f.to_string())?;
+        let mut hearings = Vec::new();
+        for peer in peers {
+            let (_, session) = self.home(name).await.map_err(|f| f.to_string())?;
+            hearings.push(Hearing {
+                here: here.clone(),
+                peer,
+                session,
+                silent: 0,
+            });
+        }
+        // Whether in the round before every peer said that it has heard its own.
+        let mut all_ready = false;
         loop {
-            let heard = match leading.view.peer(peer) {
-                Some(link) => {
-                    let distant = Distant::new(link, name.clone());
-                    async {
-                        if !settled {
-                            distant.settle(&self.site).await?;
-                        }
-                        compare::hear_out(&here, &mut session, &distant).await
-                    }
-                    .await
+            let heard = door::has_heard(&*own).await?;
+            let open = door::is_open(&*own).await?;
+            let round = hearings.iter_mut();
+            let round = round.map(|hearing| hearing.round(leading, !heard, open));
+            let round = try_join_all(round).await?;
+            let whole = round.iter().all(Option::is_some) && !compare::again(&here, &own).await?;
+            let ready = whole && round.iter().flatten().all(|round| round.ready);
+            match (whole, heard, open) {
+                (true, false, _) => door::hear(&*own).await?,
+                (_, true, false) if ready && all_ready => {
+                    compare::open(&here, &mut own, "compared with its peers").await?;
+                    tracing::info!(service = %name, "compared with all peers since the server started: open");
                 }
-                None => Err(Error::Left { site: peer.clone() }),
-            };
-            match heard {
-                Ok(heard) => {
-                    (silent, settled) = (0, true);
-                    let (lost, overtaken) = (heard.lost, heard.overtaken);
-                    if lost + overtaken > 0 {
-                        tracing::error!(
-                            service = %name, %peer, lost, overtaken,
-                            "this database went back in time: users were closed (domicile resolve)"
-                        );
-                    }
-                    waited_for.send_if_modified(|left| left.remove(peer));
-                }
-                Err(error) if is_the_peers(&error, &self.site) => {
-                    if silent % SAID_EVERY == SAID_FIRST && waited_for.borrow().contains(peer) {
-                        let error = model::causes(&error);
-                        tracing::warn!(service = %name, %peer, error, "not compared with this peer yet");
-                    }
-                    silent = silent.saturating_add(1);
-                }
-                Err(error) => return Err(error.into()),
+                _ => {}
             }
-            tokio::time::sleep(EVERY).await;
+            all_ready = heard && ready;
+            tokio::time::sleep(if whole && !open { SOON } else { EVERY }).await;
+        }
+    }
+}
+
+/// A peer, and the session in which what it tells is taken.
+struct Hearing {
+    here: End,
+    peer: SiteName,
+    session: Session,
+    silent: u32,
+}
+
+// === impl Hearing ===
+
+impl Hearing {
+    /// Hears the peer to the end; `None` where it does not answer. Before a restarted site has heard it, the peer ends what that has on
+    /// its way there.
+    async fn round(
+        &mut self,
+        leading: &Leading,
+        settle: bool,
+        open: bool,
+    ) -> Result<Option<Round>, WorkError> {
+        let (name, peer) = (&leading.service, &self.peer);
+        let heard = match leading.view.peer(peer) {
+            Some(link) => {
+                let distant = Distant::new(link, name.clone());
+                let session = &mut self.session;
+                async {
+                    if settle {
+                        distant.settle(&self.here.site).await?;
+                    }
+                    compare::hear_out(&self.here, session, &distant).await
+                }
+                .await
+            }
+            None => Err(Error::Left { site: peer.clone() }),
+        };
+        match heard {
+            Ok(round) => {
+                self.silent = 0;
+                let (lost, overtaken) = (round.heard.lost, round.heard.overtaken);
+                if lost + overtaken > 0 {
+                    tracing::error!(
+                        service = %name, %peer, lost, overtaken,
+                        "this database went back in time: users were closed (domicile resolve)"
+                    );
+                }
+                Ok(Some(round))
+            }
+            Err(error) if is_the_peers(&error, &self.here.site) => {
+                if self.silent % SAID_EVERY == SAID_FIRST && !open {
+                    let error = model::causes(&error);
+                    tracing::warn!(service = %name, %peer, error, "not compared with this peer yet");
+                }
+                self.silent = self.silent.saturating_add(1);
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -217,6 +242,7 @@ impl Tells for OwnRecords {
                     to: None,
                     users: Vec::new(),
                     more: false,
+                    heard: true,
                 });
             }
             let mut sessions = self.sessions.lock().await;

@@ -23,7 +23,7 @@ use super::{Asks, Visit};
 use crate::ask::{Answer, Ask, Read};
 use crate::desk::{commit, transaction};
 use crate::durable::{all_durable, make_durable};
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::far::Asked;
 use crate::rest;
 use crate::shapes::unchanged;
@@ -423,6 +423,40 @@ async fn refuse(
     Ok(word)
 }
 
+/// Whoever is lost here is the source's, as it still holds him: this database went back to before it accepted him, if it ever did.
+async fn give_back_lost(visit: &Visit, session: &mut Session, users: &[UserKey]) -> Result<()> {
+    let (from, target) = (visit.from(), visit.target());
+    let doing = "giving lost users back";
+    let records = records::look(&**session, target.kind(), users)
+        .await
+        .at(&target.site, doing)?;
+    let lost = |(user, record): (&UserKey, &Option<Resident>)| match &record.as_ref()?.state {
+        State::Lost { epoch } => Some(Change {
+            user: user.clone(),
+            event: Event::Overtaken {
+                to: from.clone(),
+                epoch: *epoch,
+            },
+        }),
+        _ => None,
+    };
+    let changes: Vec<Change> = users.iter().zip(&records).filter_map(lost).collect();
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let tx = transaction(session, target, doing).await?;
+    visit.office.hold(&tx).await.at(&target.site, doing)?;
+    records::change(&tx, target.kind(), &changes, None)
+        .await
+        .at(&target.site, doing)?;
+    let users: Vec<UserKey> = changes.into_iter().map(|change| change.user).collect();
+    let body = json!({"site": target.site, "home": from, "reason": "offered by the source, which holds them still"});
+    entries::append(&tx, "resolved", body, &users)
+        .await
+        .at(&target.site, doing)?;
+    commit(tx, target, doing).await
+}
+
 /// What became of a batch: the standing decision, or a refusal that is inserted as the answer.
 pub(super) async fn became(
     visit: &Visit,
@@ -435,9 +469,35 @@ pub(super) async fn became(
     let standing = decisions::standing(&**session, &visit.call.service, batch)
         .await
         .at(&target.site, doing)?;
+    if standing.is_none() {
+        give_back_lost(visit, session, users).await?;
+    }
     let records = records::look(&**session, target.kind(), users)
         .await
         .at(&target.site, doing)?;
+    // Read again: an acceptance may have come between.
+    let standing = match standing {
+        None => decisions::standing(&**session, &visit.call.service, batch)
+            .await
+            .at(&target.site, doing)?,
+        standing => standing,
+    };
+    let at_home = |record: &Option<Resident>| {
+        let state = record.as_ref().map(|record| &record.state);
+        state.is_some_and(|state| state.is_home())
+    };
+    if standing.is_none()
+        && !planted(Bug::AnswerFromState)
+        && let Some(n) = records.iter().position(at_home)
+    {
+        return Err(Error::Contradiction {
+            user: users[n].clone(),
+            source_site: visit.from().clone(),
+            target_site: target.site.clone(),
+            what: "he was taken up at the target, which went back in time; the source has not heard of it yet"
+                .to_owned(),
+        });
+    }
     let wish = answer(standing.as_ref(), &records);
     if standing.is_some() || planted(Bug::AnswerFromState) && wish == Decision::Accepted {
         all_durable(session, target).await?;
