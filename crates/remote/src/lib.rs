@@ -11,6 +11,8 @@
 //!   [`PATIENCE`]. So a break of the link is a delay; a death of either process ends the visit, and the next run goes on
 //!   from what is durable.
 //!
+//! Beside moves there are questions, each by itself, on a topic of its own: `question`.
+//!
 //! Reading order: `word` (what is said), `line` (the rule of numbers, pure), `caller` and `carrier` (the source's side), `reception` and
 //! `stay` and `intake` (the target's).
 
@@ -18,6 +20,7 @@ mod caller;
 mod carrier;
 mod intake;
 mod line;
+mod question;
 mod reception;
 mod stay;
 mod word;
@@ -25,6 +28,7 @@ mod word;
 use std::time::Duration;
 
 pub use caller::Caller;
+pub use question::{Answers, Asked, Asker, Question, Questions, Told};
 pub use reception::{Homes, Reception};
 pub use word::TOPIC;
 

@@ -70,13 +70,7 @@ impl SiteHomes {
     }
 
     fn told(&self, failure: Failure) -> Told {
-        tracing::warn!(site = %self.site, "{failure}");
-        Told::Other {
-            site: self.site.clone(),
-            what: crate::config::scrub(&format!("{:#}", failure.error)),
-            sqlstate: None,
-            ends: false,
-        }
+        super::failure_of(&self.site, &failure)
     }
 }
 

@@ -33,6 +33,7 @@ impl Linked {
         for n in [0, 1] {
             linked.configure(n, &ports, &pins)?;
         }
+        linked.configure_all(&pins)?;
         Ok(linked)
     }
 
@@ -63,6 +64,30 @@ impl Linked {
             .collect();
         std::fs::write(self.world.path(&file(own)), lines.join("\n"))?;
         Ok(())
+    }
+
+    /// Of somebody who reaches both databases, with nobody's key: `all.toml`.
+    fn configure_all(&self, pins: &[String]) -> Result<()> {
+        let mut text = std::fs::read_to_string(self.world.path("domicile.toml"))?;
+        for (site, pin) in SITES.into_iter().zip(pins) {
+            let head = format!("[site.{site}]\n");
+            text = text.replace(&head, &format!("{head}link = {{ pins = [\"{pin}\"] }}\n"));
+        }
+        std::fs::write(self.world.path("all.toml"), text)?;
+        Ok(())
+    }
+
+    /// A command of somebody who reaches both databases.
+    pub fn everywhere(&self, args: &[&str]) -> Program {
+        self.world
+            .program(&[&["--config", "all.toml"], args].concat())
+    }
+
+    /// A command at a site, with its configuration.
+    pub fn at(&self, site: usize, args: &[&str]) -> Program {
+        let file = file(site);
+        self.world
+            .program(&[&["--config", file.as_str()], args].concat())
     }
 
     /// `serve` of a site.

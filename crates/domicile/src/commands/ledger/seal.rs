@@ -176,7 +176,7 @@ fn shown(service: &ServiceName, sealed: Sealed) -> SealedLog {
 }
 
 /// Seconds since 1970, by this machine's clock.
-pub(in crate::commands) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
