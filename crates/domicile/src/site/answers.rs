@@ -117,7 +117,7 @@ impl SiteAnswers {
     }
 
     fn failed(&self, failure: &Failure) -> remote::Told {
-        remote::Told::Failed(super::failure_of(&self.site, failure))
+        remote::Told::Failed(super::failure_of(&self.config, &self.site, failure))
     }
 }
 

@@ -70,7 +70,7 @@ impl SiteHomes {
     }
 
     fn told(&self, failure: Failure) -> Told {
-        super::failure_of(&self.site, &failure)
+        super::failure_of(&self.config, &self.site, &failure)
     }
 }
 

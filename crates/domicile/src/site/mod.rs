@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use ::daemon::Daemon;
 use model::SiteName;
-use mover::failure::Failure as Told;
+use mover::failure::{Failure as Told, for_others};
 use remote::{Questions, Reception};
 
 pub use ask::{of_daemon, reach};
 
-use crate::config::{Config, scrub};
+use crate::config::{Config, ConfigError, scrub};
 use crate::exit::Failure;
 use answers::SiteAnswers;
 use departures::Departures;
@@ -66,13 +66,78 @@ fn told(failure: &Failure) -> String {
     scrub(&format!("{:#}", failure.error))
 }
 
-/// A failure as a peer is told of it.
-fn failure_of(site: &SiteName, failure: &Failure) -> Told {
+/// A failure as a peer is told of it; our own log has all of it.
+fn failure_of(config: &Config, site: &SiteName, failure: &Failure) -> Told {
     tracing::warn!(%site, "{failure}");
+    let mut what = match failure.error.downcast_ref::<ConfigError>() {
+        // Names files and variables of this machine.
+        Some(_) => "its configuration is not in order".to_owned(),
+        None => scrub(&for_others(&*failure.error)),
+    };
+    // Some of our own words name the database.
+    for service in config.services.values() {
+        let database = service.databases.get(site);
+        if let Some(Ok(url)) = database.map(crate::config::Database::url) {
+            let place = postgres::connect::redacted(url.expose());
+            what = what.replace(&place, "its database");
+        }
+    }
     Told::Other {
         site: site.clone(),
-        what: told(failure),
+        what,
         sqlstate: None,
         ends: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use postgres::connect::ConnectError;
+
+    use super::*;
+    use crate::exit::{Exit, OrFail as _};
+
+    const CONFIG: &str = r#"
+        [site.beijing]
+        [site.singapore]
+        [service.shop]
+        origin = "beijing"
+        ids = "ranges"
+        database.beijing = "postgres://mover:geheim@db.internal:5433/shop"
+        user = { table = "customer", key = "id" }
+    "#;
+
+    #[test]
+    fn a_peer_hears_neither_host_nor_port_nor_role() {
+        let config = Config::parse(CONFIG, Path::new("domicile.toml")).expect("it is good");
+        let site = SiteName::from("beijing");
+        let what = |failure: Failure| match failure_of(&config, &site, &failure) {
+            Told::Other { what, .. } => what,
+            other => panic!("{other:?}"),
+        };
+        let place = "db.internal:5433/shop as mover".to_owned();
+        let away = Err::<(), _>(ConnectError::TimedOut {
+            place: place.clone(),
+        });
+        let away = away.or_fail(Exit::Unreached, || {
+            "shop: cannot reach its database at beijing".to_owned()
+        });
+        let away = what(away.expect_err("it is away"));
+        assert_eq!(
+            away,
+            "shop: cannot reach its database at beijing: the database there cannot be reached"
+        );
+        let standby = format!("shop: the server at beijing is a standby ({place})");
+        assert_eq!(
+            what(Failure::usage(standby)),
+            "shop: the server at beijing is a standby (its database)"
+        );
+        let unset = CONFIG.replace("\"postgres", "{ env = \"NO_SUCH_VARIABLE\" } # ");
+        let unset = Config::parse(&unset, Path::new("/etc/domicile/bj.toml")).expect("it is good");
+        let unset = unset.services.values().next().expect("one").databases[&site].url();
+        let unset = what(Failure::from(unset.expect_err("it is not set")));
+        assert_eq!(unset, "its configuration is not in order");
     }
 }
