@@ -11,7 +11,7 @@ use ledger::note::Note;
 use ledger::tree::{Frontier, leaf_hash};
 use residency::log::{self, HeadRow};
 use serde_json::Value;
-use support::linked::Linked;
+use support::linked::{Linked, SEALING};
 use support::served::Served;
 use support::{Clusters, PATIENCE, SITES, World};
 use testbed::wait_until;
@@ -92,6 +92,118 @@ async fn what_daemons_move_is_sealed_and_countersigned_by_themselves() -> Result
     // One entry more, by whomever.
     linked.world.admin(1).await?.batch_execute(ONE_MORE).await?;
     witnessed(&linked, 1).await
+}
+
+/// Each site has a configuration that knows its own database alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_one_site_commands_say_what_they_know_and_prove_it_offline() -> Result<()> {
+    let (linked, movers) = shop("at_one_site", 60).await?;
+    let both = linked.serve_both().await?;
+    linked.apply(0).run().await?.expect(0)?;
+    for site in [0, 1] {
+        witnessed(&linked, site).await?;
+    }
+    let world = &linked.world;
+    let moved = world.users_of(1, "IN").await?[0].to_string();
+    let stayed = world.users_of(0, "CN").await?[0].to_string();
+    let json = async |site: usize, args: &[&str], code: i32| -> Result<Value> {
+        let ran = linked.at(site, &[args, &["--json"]].concat()).run().await?;
+        let ran = ran.expect(code)?;
+        let other = SITES[1 - site];
+        let warned = format!("not looked at: {other}");
+        ensure!(ran.stderr.contains(&warned), "{args:?}: {ran}");
+        Ok(serde_json::from_str(&ran.stdout)?)
+    };
+    // Where he lives, where he left, and where nobody has heard of him.
+    let proof = world.path("proof.json").display().to_string();
+    for (site, user, home, by) in [
+        (1, &moved, "singapore", None),
+        (0, &moved, "singapore", Some("beijing")),
+        (0, &stayed, "beijing", None),
+    ] {
+        let proven = json(site, &["prove", user, "--out", &proof], 0).await?;
+        assert_eq!(proven["home"], home, "{proven}");
+        let stated = &proven["report"]["statement"];
+        assert_eq!(stated["by"].as_str(), by, "{proven}");
+        let logs = proven["report"]["witnessed"].as_array().context("logs")?;
+        ensure!(
+            logs.len() == 1 && logs[0]["site"] == SITES[site],
+            "{proven}"
+        );
+        assert_eq!(logs[0]["by"][0]["site"], SITES[1 - site], "{proven}");
+        let elsewhere = tempfile::tempdir()?;
+        let pins = linked.pins()?;
+        let check = [&["prove", "--check", &proof][..], &[&pins[0], &pins[1]]].concat();
+        let program = support::program::Program::new(elsewhere.path(), &check);
+        let checked = program.run().await?.expect(0)?;
+        ensure!(checked.stdout.contains("The proof holds"), "{checked}");
+        let left = format!(
+            "left beijing for singapore since {}",
+            stated["since"].as_str().unwrap_or_default()
+        );
+        assert_eq!(checked.stdout.contains(&left), by.is_some(), "{checked}");
+    }
+    json(1, &["prove", &stayed], 1).await?;
+
+    let found = json(0, &["where", &moved], 0).await?;
+    assert_eq!(
+        (&found["home"], &found["state"]),
+        (&"singapore".into(), &"departed".into())
+    );
+    json(1, &["where", &stayed], 1).await?;
+
+    for site in [0, 1] {
+        let verified = json(site, &["ledger", "verify"], 0).await?;
+        assert_eq!(verified["of"], serde_json::json!([SITES[site]]));
+        let logs = verified["logs"].as_array().context("logs")?;
+        ensure!(
+            logs.len() == 1 && logs[0]["witnessed"] == logs[0]["entries"],
+            "{verified}"
+        );
+        let bundle = world.path("bundle.json").display().to_string();
+        linked
+            .at(site, &["ledger", "export", "--out", &bundle])
+            .run()
+            .await?
+            .expect(0)?;
+        let checked = linked.at(1 - site, &["ledger", "verify", "--file", &bundle]);
+        let checked = checked.run().await?.expect(0)?;
+        let alone = format!("Of these sites alone: {}.", SITES[site]);
+        ensure!(checked.stdout.contains(&alone), "{checked}");
+        let status = json(site, &["status"], 0).await?;
+        let moves = status["moves"].as_array().context("moves")?;
+        ensure!(moves.len() == 1 - site, "{status}");
+        json(site, &["check"], 0).await?;
+        let other = SITES[1 - site];
+        for args in [
+            &["check", "--site", other][..],
+            &["ledger", "verify", "--site", other],
+        ] {
+            let refused = linked.at(site, args).run().await?.expect(2)?;
+            ensure!(refused.stderr.contains("are not known here"), "{refused}");
+        }
+    }
+
+    world.admin(1).await?.batch_execute(ONE_MORE).await?;
+    let sealed = json(1, &["ledger", "seal"], 0).await?;
+    assert_eq!(
+        sealed["logs"][0]["countersigned"],
+        serde_json::json!(["beijing"]),
+        "{sealed}"
+    );
+    witnessed(&linked, 1).await?;
+    // Nobody can countersign without its daemon.
+    let [beijing, _singapore] = both;
+    beijing.terminate().await?;
+    world.admin(1).await?.batch_execute(ONE_MORE).await?;
+    let sealed = json(1, &["ledger", "seal"], 3).await?;
+    assert_eq!(
+        sealed["logs"][0]["countersigned"],
+        serde_json::json!([]),
+        "{sealed}"
+    );
+    ensure!(movers > 0);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -222,5 +334,29 @@ async fn a_peer_that_is_away_holds_up_nobody_and_is_asked_when_it_comes() -> Res
     witnessed(&linked, 0).await.with_context(|| beijing.log())?;
     let peers = "SELECT string_agg(DISTINCT peer, ',') FROM domicile.cosigned";
     ensure!(linked.world.value(0, peers).await? == "singapore");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_dies_while_it_seals_is_made_up_for() -> Result<()> {
+    let (linked, _) = shop("dies_sealing", 20).await?;
+    let _singapore = linked.serve(1).await?;
+    for point in SEALING {
+        linked.world.admin(0).await?.batch_execute(ONE_MORE).await?;
+        let program = linked.serving(0).env("DOMICILE_STOP", point);
+        // It may be gone before it has answered.
+        let log = linked.world.path("dying.log");
+        let mut dying = program.complain_to(&log)?.start()?;
+        wait_until("the daemon dies", PATIENCE, async || {
+            Ok(dying.ended()?.is_some())
+        })
+        .await
+        .context(point)?;
+        let beijing = linked.serve(0).await?;
+        witnessed(&linked, 0).await.with_context(|| beijing.log())?;
+        beijing.terminate().await?;
+    }
+    let verified = linked.everywhere(&["ledger", "verify"]);
+    verified.run().await?.expect(0)?;
     Ok(())
 }

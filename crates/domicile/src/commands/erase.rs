@@ -43,6 +43,7 @@ type Opened<'a> = (&'a ServiceName, &'a Service, Vec<Home>);
 /// Erases at every site that users left, and a user at his home. 1 where somebody's rows had to stay, 2 where nobody knows the
 /// move.
 pub async fn run(config: &Config, args: &Erase) -> Outcome {
+    homes::refuse_elsewhere(config, "erase wants the databases of both sites")?;
     let at_home = args.user.is_some() && args.r#move.is_none();
     let order = Order {
         moves: args.r#move.as_deref().map(moves).unwrap_or_default(),

@@ -20,6 +20,7 @@ use crate::render::Form;
 
 /// Takes a move back, or several, as `apply` names them: the last first. 2 where one is still running or unknown.
 pub async fn run(config: &Config, args: &Rollback) -> Outcome {
+    homes::refuse_elsewhere(config, "rollback wants the databases of both sites")?;
     let asked = moves(&args.r#move);
     let mut found: Vec<MoveRow> = Vec::new();
     for (name, service) in &config.services {

@@ -32,11 +32,7 @@ pub struct Asked {
 /// # Errors
 /// 2 where it cannot be told which.
 pub fn of_daemon(config: &Config, named: Option<&str>) -> Outcome<Option<SiteName>> {
-    let linked = config.sites.values().any(|site| {
-        site.link
-            .as_ref()
-            .is_some_and(|link| link.address.is_some())
-    });
+    let linked = config.is_linked();
     if let Some(named) = named {
         let site = known_site(config, named)?;
         return match linked {

@@ -13,6 +13,9 @@ use super::program::Program;
 use super::served::{Served, free_port, leads, sees};
 use super::{SITES, World};
 
+/// The points that a daemon passes when it seals a ledger.
+pub const SEALING: [&str; 3] = ["after-take", "after-head", "after-witness"];
+
 /// The two sites of a world, linked.
 pub struct Linked {
     /// The world.
@@ -75,6 +78,16 @@ impl Linked {
         }
         std::fs::write(self.world.path("all.toml"), text)?;
         Ok(())
+    }
+
+    /// The sites' pins, as flags.
+    pub fn pins(&self) -> Result<Vec<String>> {
+        let pin = |site: &&str| {
+            let pem = std::fs::read_to_string(self.world.path(&format!("{site}.key")))?;
+            let key = ledger::key::SiteKey::from_pem(&pem)?;
+            Ok(format!("--pin={site}={}", key.public().pin()))
+        };
+        SITES.iter().map(pin).collect()
     }
 
     /// A command of somebody who reaches both databases.
