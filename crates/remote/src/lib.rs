@@ -28,7 +28,7 @@ mod word;
 use std::time::Duration;
 
 pub use caller::Caller;
-pub use question::{Answers, Asked, Asker, Question, Questions, Told};
+pub use question::{Answers, Asked, Asker, Passengers, Question, Questions, Told};
 pub use reception::{Homes, Reception};
 pub use word::TOPIC;
 

@@ -1,4 +1,4 @@
-//! What daemons ask each other beside moves, each a question by itself: about their ledgers.
+//! What daemons ask each other beside moves, each a question by itself: about their ledgers, and what was accepted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use daemon::{AskError, Hears, Soon, Topic, Unheard};
 use link::{Peer, RequestError};
-use model::{ServiceName, SiteName};
+use model::{BatchId, MoveId, ServiceName, SiteName, UserKey};
 use mover::failure::Failure;
 use mover::ports;
 use mover::seal::{Said, Shown, Witness};
@@ -33,6 +33,16 @@ pub struct Asked {
 pub enum Question {
     /// To countersign a head of the asker's log. -> [`Told::Said`]
     Show(Shown),
+    /// Whether this batch of the asker's was accepted, and is held durably. -> [`Told::Holds`]
+    Holds(BatchId),
+    /// Who went to the asker with this move of the peer's and has not come back since, from this passenger on.
+    /// -> [`Told::Passengers`]
+    Passengers {
+        /// The move.
+        of: MoveId,
+        /// Batches and users of the next one that are known.
+        from: (u32, u32),
+    },
 }
 
 /// An answer. New ones are put at the end.
@@ -44,6 +54,21 @@ pub enum Told {
     NotLed,
     /// Of a head.
     Said(Said),
+    /// Of a batch.
+    Holds(bool),
+    /// Of a move; `None` where the peer knows no such move to the asker.
+    Passengers(Option<Passengers>),
+}
+
+/// Who went with a move, or a part of them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Passengers {
+    /// Whether the move is at its end.
+    pub ended: bool,
+    /// These users.
+    pub users: Vec<UserKey>,
+    /// From where on there are more.
+    pub next: Option<(u32, u32)>,
 }
 
 /// Whoever answers for this site.
@@ -119,7 +144,41 @@ impl Asker {
         match postcard::from_bytes(&told).map_err(|_| self.disorder())? {
             Told::Failed(failure) => Err(failure.into()),
             Told::NotLed => Err(self.left()),
-            told @ Told::Said(_) => Ok(told),
+            told => Ok(told),
+        }
+    }
+
+    /// Whether the peer accepted `batch` and holds it durably.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask): nobody knows then.
+    pub async fn holds(&self, batch: BatchId) -> Result<bool> {
+        match self.ask(Question::Holds(batch)).await? {
+            Told::Holds(holds) => Ok(holds),
+            _ => Err(self.disorder()),
+        }
+    }
+
+    /// Who went from the peer to this site with the move `of`, and has not come back there since; `None` where it knows no
+    /// such move. Says as well whether that is at its end.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub async fn passengers(&self, of: &MoveId) -> Result<Option<(bool, Vec<UserKey>)>> {
+        let (mut all, mut from) = (Vec::new(), (0, 0));
+        loop {
+            let of = of.clone();
+            let part = match self.ask(Question::Passengers { of, from }).await? {
+                Told::Passengers(Some(part)) => part,
+                Told::Passengers(None) => return Ok(None),
+                _ => return Err(self.disorder()),
+            };
+            all.extend(part.users);
+            match part.next {
+                Some(next) if next > from => from = next,
+                Some(_) => return Err(self.disorder()),
+                None => return Ok(Some((part.ended, all))),
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! What this site answers to its peers beside moves: whether it countersigns their ledgers.
+//! What this site answers to its peers beside moves: whether it countersigns their ledgers, and holds what they gave it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,13 +7,16 @@ use std::time::Duration;
 use ::daemon::{Soon, View};
 use model::{ServiceName, SiteName};
 use mover::Error;
+use mover::erase::{Reached, holds};
 use mover::failure::Failure as Told;
 use mover::seal::{Own, Said, Shown, countersign};
 use postgres::connect::{Session, connect};
 use remote::{Answers, Asked, Question};
 use tokio::time::timeout;
 
+use super::passengers;
 use super::vouched::Vouched;
+use crate::commands::homes::Home;
 use crate::commands::ledger::{key_of, now, pins_of};
 use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -74,6 +77,27 @@ impl SiteAnswers {
             Question::Show(shown) => {
                 let said = self.countersigned(from, &service, &shown).await?;
                 Ok(remote::Told::Said(said))
+            }
+            Question::Passengers { of, from: first } => {
+                let configured = self.config.service(&service)?;
+                let home =
+                    Home::open_installed(&service, configured, &self.site, "answers").await?;
+                let told = passengers::told(&service, &home, from, &of, first).await?;
+                Ok(remote::Told::Passengers(told))
+            }
+            Question::Holds(batch) => {
+                let session = self.session(&service).await?;
+                let own = Reached {
+                    site: &self.site,
+                    session: &session,
+                };
+                let held = holds(&service, own, (&batch, from)).await;
+                let held = held.map_err(|error| {
+                    let doing =
+                        format!("{service}: looking whether batch {batch} of {from} is held");
+                    crate::commands::apply::failure(error, doing)
+                })?;
+                Ok(remote::Told::Holds(held))
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::daemon::{Leading, Soon, View, Work, WorkError};
 use model::plan::{Plan, PlannedMove};
-use model::{Market, ServiceName, SiteName, UserKey};
+use model::{Market, MoveId, ServiceName, SiteName, UserKey};
 use mover::Error;
 use mover::drive::{self, Expected, Wanted};
 use mover::event::{Event, Observer};
@@ -15,8 +15,10 @@ use residency::journal::{self, Purpose};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, watch};
 
+use super::passengers;
 use super::route::route;
 use crate::commands::apply::{among, failure, no_file};
+use crate::commands::erase::no_such_move;
 use crate::commands::homes::Home;
 use crate::commands::plan::{self, Measure};
 use crate::config::{Config, scrub};
@@ -52,11 +54,18 @@ pub struct Failed {
     pub mend: Option<String>,
 }
 
-/// Users who are to leave.
-pub(super) struct Order {
-    plan: Plan,
-    users: Option<Vec<UserKey>>,
+/// What is to be done, and whom it is told to.
+struct Order {
+    errand: Errand,
     told: mpsc::UnboundedSender<Told>,
+}
+
+/// Users of one service who are to leave.
+pub(super) enum Errand {
+    /// Those of a plan; of them these alone, if any are named.
+    Plan(Plan, Option<Vec<UserKey>>),
+    /// Those who came with these moves go home again, each to the site that its move left from.
+    Back(Vec<(MoveId, SiteName)>),
 }
 
 /// The orders of one service: one at a time.
@@ -127,26 +136,99 @@ impl Departures {
         plan::of(&self.config, &survey, phase)
     }
 
-    /// Takes an order for every service of `plan`. Each is told of by itself; whoever listens may go, and it is carried
+    /// What a plan comes to, service by service.
+    pub(super) fn leaving(
+        plan: &Plan,
+        users: &Option<Vec<UserKey>>,
+    ) -> BTreeMap<ServiceName, Errand> {
+        let mut services: BTreeMap<ServiceName, Vec<PlannedMove>> = BTreeMap::new();
+        for planned in &plan.moves {
+            let of_service = services.entry(planned.service.clone()).or_default();
+            of_service.push(planned.clone());
+        }
+        let errand = |moves| {
+            let plan = Plan {
+                moves,
+                ..plan.clone()
+            };
+            Errand::Plan(plan, users.clone())
+        };
+        let services = services.into_iter();
+        services
+            .map(|(name, moves)| (name, errand(moves)))
+            .collect()
+    }
+
+    /// What taking back `moves` comes to, service by service: the last first.
+    ///
+    /// # Errors
+    /// 2 where nobody knows one of them, or it is running, or left from here; 3 where a peer that may know it does not say.
+    pub(super) async fn going_back(
+        &self,
+        moves: Vec<MoveId>,
+    ) -> Outcome<BTreeMap<ServiceName, Errand>> {
+        let mut services: BTreeMap<ServiceName, Vec<(MoveId, SiteName)>> = BTreeMap::new();
+        for id in moves.into_iter().rev() {
+            let (service, from) = self.came_with(&id).await?;
+            services.entry(service).or_default().push((id, from));
+        }
+        if services.is_empty() {
+            return Err(Failure::usage("no move is named"));
+        }
+        let services = services.into_iter();
+        Ok(services
+            .map(|(name, moves)| (name, Errand::Back(moves)))
+            .collect())
+    }
+
+    /// The service and the source of a move to here.
+    async fn came_with(&self, id: &MoveId) -> Outcome<(ServiceName, SiteName)> {
+        let mut unsaid = None;
+        for name in self.desks.keys() {
+            let service = self.config.service(name)?;
+            let home = Home::open_installed(name, service, &self.site, "move").await?;
+            let own = journal::find_move(&*home.session, id).await;
+            let own = own.or_fail(Exit::Unreached, || {
+                format!("{name}: cannot read the moves from {}", self.site)
+            })?;
+            if let Some(own) = own {
+                return Err(Failure::usage(format_args!(
+                    "the move {id} left from {}: those who went with it live elsewhere",
+                    self.site
+                ))
+                .mend(format!("run it at {}: --site {}", own.target, own.target)));
+            }
+            for peer in self.config.sites.keys().filter(|peer| **peer != self.site) {
+                match passengers::known(&self.view, name, peer, id).await {
+                    Ok(Some((true, _))) => return Ok((name.clone(), peer.clone())),
+                    Ok(Some((false, _))) => {
+                        return Err(Failure::usage(format_args!(
+                            "the move {id} is not at its end"
+                        ))
+                        .mend("wait for it, or `domicile abort` it where it left from"));
+                    }
+                    Ok(None) => {}
+                    Err(failure) => drop(unsaid.get_or_insert(failure)),
+                }
+            }
+        }
+        Err(unsaid.unwrap_or_else(|| no_such_move(id)))
+    }
+
+    /// Takes an order for every service. Each is told of by itself; whoever listens may go, and it is carried
     /// out all the same.
     ///
     /// # Errors
     /// 2 where this daemon does not lead, or a move is running; nothing is begun then.
     pub(super) fn order(
         &self,
-        plan: &Plan,
-        users: Option<Vec<UserKey>>,
+        services: BTreeMap<ServiceName, Errand>,
     ) -> Outcome<Vec<mpsc::UnboundedReceiver<Told>>> {
-        let mut services: BTreeMap<&ServiceName, Vec<PlannedMove>> = BTreeMap::new();
-        for planned in &plan.moves {
-            let of_service = services.entry(&planned.service).or_default();
-            of_service.push(planned.clone());
-        }
         let mut taken = Vec::new();
         for name in services.keys() {
             let desk = self
                 .desks
-                .get(*name)
+                .get(name)
                 .filter(|_| self.view.office(name).is_some());
             let free = match desk {
                 None => Err(
@@ -170,16 +252,9 @@ impl Departures {
             }
         }
         let mut all = Vec::new();
-        for (moves, desk) in services.into_values().zip(taken) {
+        for (errand, desk) in services.into_values().zip(taken) {
             let (told, listening) = mpsc::unbounded_channel();
-            let order = Order {
-                plan: Plan {
-                    moves,
-                    ..plan.clone()
-                },
-                users: users.clone(),
-                told,
-            };
+            let order = Order { errand, told };
             // There is room: it was not busy.
             if desk.send.try_send(order).is_ok() {
                 all.push(listening);
@@ -197,9 +272,13 @@ impl Departures {
                 (Some(phase), None) => self.markets(name, phase, &purpose.target).await?,
                 _ => Vec::new(),
             };
-            let wanted = match markets.is_empty() {
-                true => Wanted::Users(Vec::new()),
-                false => Wanted::Markets(markets),
+            let wanted = match (markets.is_empty(), &purpose.of) {
+                (false, _) => Wanted::Markets(markets),
+                // Those too whom the way back had not begun with.
+                (true, Some(of)) => {
+                    Wanted::Users(self.passengers(name, &purpose.target, of).await?)
+                }
+                (true, None) => Wanted::Users(Vec::new()),
             };
             tracing::info!(service = %name, to = %purpose.target, "going on with an unfinished move");
             let to = purpose.target.clone();
@@ -256,8 +335,12 @@ impl Departures {
     ) -> Result<u64, Interrupted> {
         self.resume(leading, stop).await?;
         let name = &leading.service;
+        let (plan, only) = match &order.errand {
+            Errand::Plan(plan, only) => (plan, only),
+            Errand::Back(moves) => return self.take_back(name, stop, moves, order).await,
+        };
         let mut ways: BTreeMap<SiteName, (Vec<Market>, Expected)> = BTreeMap::new();
-        for planned in &order.plan.moves {
+        for planned in &plan.moves {
             let (markets, expected) = ways.entry(planned.to.clone()).or_default();
             markets.push(planned.market.clone());
             expected.users += planned.users;
@@ -271,10 +354,10 @@ impl Departures {
                 service: name.clone(),
                 source: self.site.clone(),
                 target: to.clone(),
-                phase: order.plan.phase.clone(),
+                phase: plan.phase.clone(),
                 of: None,
             };
-            let (wanted, expected) = match &order.users {
+            let (wanted, expected) = match only {
                 None => (Wanted::Markets(markets), expected),
                 Some(users) => {
                     let users = self.wanted(name, users, &markets).await?;
@@ -292,6 +375,53 @@ impl Departures {
             mismatches += self.carry(way, purpose, wanted, expected, &watch).await?;
         }
         Ok(mismatches)
+    }
+
+    async fn take_back(
+        &self,
+        name: &ServiceName,
+        stop: &Stop,
+        moves: &[(MoveId, SiteName)],
+        order: &Order,
+    ) -> Result<u64, Interrupted> {
+        let watch = Watch(Some(order.told.clone()));
+        let mut mismatches = 0;
+        for (of, to) in moves {
+            let users = self.passengers(name, to, of).await?;
+            if users.is_empty() {
+                continue;
+            }
+            let purpose = Purpose {
+                service: name.clone(),
+                source: self.site.clone(),
+                target: to.clone(),
+                phase: None,
+                of: Some(of.clone()),
+            };
+            let expected = Expected {
+                users: users.len() as u64,
+                ..Expected::default()
+            };
+            let wanted = Wanted::Users(users);
+            let way = (name, to, stop);
+            mismatches += self.carry(way, purpose, wanted, expected, &watch).await?;
+        }
+        Ok(mismatches)
+    }
+
+    /// Who came from `source` with the move `of`, has not gone back there and lives here.
+    async fn passengers(
+        &self,
+        name: &ServiceName,
+        source: &SiteName,
+        of: &MoveId,
+    ) -> Outcome<Vec<UserKey>> {
+        let Some((_, users)) = passengers::known(&self.view, name, source, of).await? else {
+            return Err(no_such_move(of));
+        };
+        let service = self.config.service(name)?;
+        let home = Home::open_installed(name, service, &self.site, "move").await?;
+        passengers::living(name, &home, users).await
     }
 
     /// Those of `users` who live here and are of `markets`.

@@ -6,7 +6,9 @@ mod admin;
 mod answers;
 mod ask;
 mod departures;
+mod holding;
 mod homes;
+mod passengers;
 mod route;
 mod seals;
 mod vouched;
@@ -20,6 +22,8 @@ use mover::failure::{Failure as Told, for_others};
 use remote::{Questions, Reception};
 
 pub use ask::{of_daemon, reach};
+pub use departures::Ended;
+pub use holding::ByDaemon;
 
 use crate::config::{Config, ConfigError, scrub};
 use crate::exit::Failure;
@@ -43,7 +47,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     daemon.registry().register_collector(Box::new(measured));
     let seals = Seals::new(Arc::clone(&config), site.clone(), Arc::clone(&vouched));
     let answers = SiteAnswers::new(Arc::clone(&config), site.clone(), view.clone(), vouched);
-    let departures = Arc::new(Departures::new(config, site.clone(), view));
+    let departures = Arc::new(Departures::new(config, site.clone(), view.clone()));
     let visited = Arc::clone(&reception);
     tokio::spawn(async move {
         loop {
@@ -59,6 +63,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .work(Arc::new(seals))
         .work(Arc::clone(&departures) as Arc<dyn ::daemon::Work>)
         .routes(admin::routes(departures))
+        .routes(holding::routes(view))
 }
 
 /// A failure in words, for a log.

@@ -121,9 +121,31 @@ async fn countersigned_elsewhere(
 
 /// Seals once something else is done: what is in the way is a warning, and the next time makes up for it.
 pub(in crate::commands) async fn after(config: &Config) {
-    let done = match every(config).await {
+    sealed_after(config).await;
+}
+
+/// As [`after`], and gives the daemons of linked sites time to countersign.
+pub(in crate::commands) async fn after_and_countersigned(config: &Config) {
+    if let Some(mut done) = sealed_after(config).await {
+        let elsewhere = config.elsewhere();
+        match countersigned_elsewhere(&elsewhere, &done.places, &mut done.logs).await {
+            Ok(missing) if missing.is_empty() => {}
+            Ok(missing) => eprintln!(
+                "warning: not countersigned yet by {}: write the receipts again later",
+                missing.join(", ")
+            ),
+            Err(failure) => warn(failure),
+        }
+    }
+}
+
+async fn sealed_after(config: &Config) -> Option<Done> {
+    let mut done = match every(config).await {
         Ok(done) => done,
-        Err(failure) => return warn(failure),
+        Err(failure) => {
+            warn(failure);
+            return None;
+        }
     };
     if let Some(unsigned) = done.unsigned() {
         eprintln!("warning: {unsigned}\nmend: {KEY}");
@@ -136,9 +158,10 @@ pub(in crate::commands) async fn after(config: &Config) {
             );
         }
     }
-    if let Some(failure) = done.failed {
+    if let Some(failure) = done.failed.take() {
         warn(failure);
     }
+    Some(done)
 }
 
 fn warn(failure: Failure) {
