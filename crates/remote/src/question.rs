@@ -32,7 +32,7 @@ pub struct Asked {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Question {
     /// To countersign a head of the asker's log. -> [`Told::Said`]
-    Show(Shown),
+    Show(Box<Shown>),
     /// Whether this batch of the asker's was accepted, and is held durably. -> [`Told::Holds`]
     Holds(BatchId),
     /// Who went to the asker with this move of the peer's and has not come back since, from this passenger on.
@@ -200,7 +200,7 @@ impl Witness for Asker {
 
     fn show(&mut self, shown: Shown) -> ports::Soon<'_, Result<Said>> {
         Box::pin(async move {
-            match self.ask(Question::Show(shown)).await? {
+            match self.ask(Question::Show(Box::new(shown))).await? {
                 Told::Said(said) => Ok(said),
                 _ => Err(self.disorder()),
             }
