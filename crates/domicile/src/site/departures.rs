@@ -15,10 +15,8 @@ use residency::journal::{self, Purpose};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, watch};
 
-use super::passengers;
 use super::route::route;
 use crate::commands::apply::{among, failure, no_file};
-use crate::commands::erase::no_such_move;
 use crate::commands::homes::Home;
 use crate::commands::plan::{self, Measure};
 use crate::config::{Config, scrub};
@@ -55,9 +53,9 @@ pub struct Failed {
 }
 
 /// What is to be done, and whom it is told to.
-struct Order {
+pub(super) struct Order {
     errand: Errand,
-    told: mpsc::UnboundedSender<Told>,
+    pub(super) told: mpsc::UnboundedSender<Told>,
 }
 
 /// Users of one service who are to leave.
@@ -69,7 +67,7 @@ pub(super) enum Errand {
 }
 
 /// The orders of one service: one at a time.
-struct Desk {
+pub(super) struct Desk {
     busy: AtomicBool,
     send: mpsc::Sender<Order>,
     orders: Mutex<mpsc::Receiver<Order>>,
@@ -77,10 +75,10 @@ struct Desk {
 
 /// All services' departures from this site.
 pub(super) struct Departures {
-    config: Arc<Config>,
-    site: SiteName,
-    view: View,
-    desks: BTreeMap<ServiceName, Desk>,
+    pub(super) config: Arc<Config>,
+    pub(super) site: SiteName,
+    pub(super) view: View,
+    pub(super) desks: BTreeMap<ServiceName, Desk>,
 }
 
 // === impl Failed ===
@@ -157,62 +155,6 @@ impl Departures {
         services
             .map(|(name, moves)| (name, errand(moves)))
             .collect()
-    }
-
-    /// What taking back `moves` comes to, service by service: the last first.
-    ///
-    /// # Errors
-    /// 2 where nobody knows one of them, or it is running, or left from here; 3 where a peer that may know it does not say.
-    pub(super) async fn going_back(
-        &self,
-        moves: Vec<MoveId>,
-    ) -> Outcome<BTreeMap<ServiceName, Errand>> {
-        let mut services: BTreeMap<ServiceName, Vec<(MoveId, SiteName)>> = BTreeMap::new();
-        for id in moves.into_iter().rev() {
-            let (service, from) = self.came_with(&id).await?;
-            services.entry(service).or_default().push((id, from));
-        }
-        if services.is_empty() {
-            return Err(Failure::usage("no move is named"));
-        }
-        let services = services.into_iter();
-        Ok(services
-            .map(|(name, moves)| (name, Errand::Back(moves)))
-            .collect())
-    }
-
-    /// The service and the source of a move to here.
-    async fn came_with(&self, id: &MoveId) -> Outcome<(ServiceName, SiteName)> {
-        let mut unsaid = None;
-        for name in self.desks.keys() {
-            let service = self.config.service(name)?;
-            let home = Home::open_installed(name, service, &self.site, "move").await?;
-            let own = journal::find_move(&*home.session, id).await;
-            let own = own.or_fail(Exit::Unreached, || {
-                format!("{name}: cannot read the moves from {}", self.site)
-            })?;
-            if let Some(own) = own {
-                return Err(Failure::usage(format_args!(
-                    "the move {id} left from {}: those who went with it live elsewhere",
-                    self.site
-                ))
-                .mend(format!("run it at {}: --site {}", own.target, own.target)));
-            }
-            for peer in self.config.sites.keys().filter(|peer| **peer != self.site) {
-                match passengers::known(&self.view, name, peer, id).await {
-                    Ok(Some((true, _))) => return Ok((name.clone(), peer.clone())),
-                    Ok(Some((false, _))) => {
-                        return Err(Failure::usage(format_args!(
-                            "the move {id} is not at its end"
-                        ))
-                        .mend("wait for it, or `domicile abort` it where it left from"));
-                    }
-                    Ok(None) => {}
-                    Err(failure) => drop(unsaid.get_or_insert(failure)),
-                }
-            }
-        }
-        Err(unsaid.unwrap_or_else(|| no_such_move(id)))
     }
 
     /// Takes an order for every service. Each is told of by itself; whoever listens may go, and it is carried
@@ -377,53 +319,6 @@ impl Departures {
         Ok(mismatches)
     }
 
-    async fn take_back(
-        &self,
-        name: &ServiceName,
-        stop: &Stop,
-        moves: &[(MoveId, SiteName)],
-        order: &Order,
-    ) -> Result<u64, Interrupted> {
-        let watch = Watch(Some(order.told.clone()));
-        let mut mismatches = 0;
-        for (of, to) in moves {
-            let users = self.passengers(name, to, of).await?;
-            if users.is_empty() {
-                continue;
-            }
-            let purpose = Purpose {
-                service: name.clone(),
-                source: self.site.clone(),
-                target: to.clone(),
-                phase: None,
-                of: Some(of.clone()),
-            };
-            let expected = Expected {
-                users: users.len() as u64,
-                ..Expected::default()
-            };
-            let wanted = Wanted::Users(users);
-            let way = (name, to, stop);
-            mismatches += self.carry(way, purpose, wanted, expected, &watch).await?;
-        }
-        Ok(mismatches)
-    }
-
-    /// Who came from `source` with the move `of`, has not gone back there and lives here.
-    async fn passengers(
-        &self,
-        name: &ServiceName,
-        source: &SiteName,
-        of: &MoveId,
-    ) -> Outcome<Vec<UserKey>> {
-        let Some((_, users)) = passengers::known(&self.view, name, source, of).await? else {
-            return Err(no_such_move(of));
-        };
-        let service = self.config.service(name)?;
-        let home = Home::open_installed(name, service, &self.site, "move").await?;
-        passengers::living(name, &home, users).await
-    }
-
     /// Those of `users` who live here and are of `markets`.
     async fn wanted(
         &self,
@@ -438,7 +333,7 @@ impl Departures {
         among(&end, users, markets).await
     }
 
-    async fn carry(
+    pub(super) async fn carry(
         &self,
         (name, to, stop): (&ServiceName, &SiteName, &Stop),
         purpose: Purpose,
@@ -470,7 +365,7 @@ impl Departures {
 }
 
 /// What stopped a move here.
-struct Interrupted {
+pub(super) struct Interrupted {
     failure: Failure,
     /// Whether it is worth trying again without anybody's doing.
     again: bool,
@@ -568,7 +463,7 @@ impl Interrupted {
 }
 
 /// Tells the log, and whoever gave the order.
-struct Watch(Option<mpsc::UnboundedSender<Told>>);
+pub(super) struct Watch(pub(super) Option<mpsc::UnboundedSender<Told>>);
 
 impl Observer for Watch {
     fn note(&self, event: &Event) {

@@ -1,14 +1,128 @@
 //! Who went with a move and can be taken home: the source's journal says who went, the target's records who is there.
 
+use std::collections::BTreeMap;
+
 use ::daemon::View;
 use model::{MoveId, ServiceName, SiteName, UserKey};
+use mover::drive::{Expected, Wanted};
+use mover::route::Stop;
 use remote::{Asker, Passengers};
-use residency::{audit, journal, records};
+use residency::journal::{self, Purpose};
+use residency::{audit, records};
 
+use super::departures::{Departures, Errand, Interrupted, Order, Watch};
 use crate::commands::apply::failure;
+use crate::commands::erase::no_such_move;
 use crate::commands::homes::Home;
 use crate::commands::rollback::left_at;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
+
+// === impl Departures ===
+
+impl Departures {
+    /// What taking back `moves` comes to, service by service: the last first.
+    ///
+    /// # Errors
+    /// 2 where nobody knows one of them, or it is running, or left from here; 3 where a peer that may know it does not say.
+    pub(super) async fn going_back(
+        &self,
+        moves: Vec<MoveId>,
+    ) -> Outcome<BTreeMap<ServiceName, Errand>> {
+        let mut services: BTreeMap<ServiceName, Vec<(MoveId, SiteName)>> = BTreeMap::new();
+        for id in moves.into_iter().rev() {
+            let (service, from) = self.came_with(&id).await?;
+            services.entry(service).or_default().push((id, from));
+        }
+        if services.is_empty() {
+            return Err(Failure::usage("no move is named"));
+        }
+        let services = services.into_iter();
+        Ok(services
+            .map(|(name, moves)| (name, Errand::Back(moves)))
+            .collect())
+    }
+
+    /// The service and the source of a move to here.
+    async fn came_with(&self, id: &MoveId) -> Outcome<(ServiceName, SiteName)> {
+        let mut unsaid = None;
+        for name in self.desks.keys() {
+            let service = self.config.service(name)?;
+            let home = Home::open_installed(name, service, &self.site, "move").await?;
+            let own = journal::find_move(&*home.session, id).await;
+            let own = own.or_fail(Exit::Unreached, || {
+                format!("{name}: cannot read the moves from {}", self.site)
+            })?;
+            if let Some(own) = own {
+                return Err(Failure::usage(format_args!(
+                    "the move {id} left from {}: those who went with it live elsewhere",
+                    self.site
+                ))
+                .mend(format!("run it at {}: --site {}", own.target, own.target)));
+            }
+            for peer in self.config.sites.keys().filter(|peer| **peer != self.site) {
+                match known(&self.view, name, peer, id).await {
+                    Ok(Some((true, _))) => return Ok((name.clone(), peer.clone())),
+                    Ok(Some((false, _))) => {
+                        return Err(Failure::usage(format_args!(
+                            "the move {id} is not at its end"
+                        ))
+                        .mend("wait for it, or `domicile abort` it where it left from"));
+                    }
+                    Ok(None) => {}
+                    Err(failure) => drop(unsaid.get_or_insert(failure)),
+                }
+            }
+        }
+        Err(unsaid.unwrap_or_else(|| no_such_move(id)))
+    }
+
+    pub(super) async fn take_back(
+        &self,
+        name: &ServiceName,
+        stop: &Stop,
+        moves: &[(MoveId, SiteName)],
+        order: &Order,
+    ) -> Result<u64, Interrupted> {
+        let watch = Watch(Some(order.told.clone()));
+        let mut mismatches = 0;
+        for (of, to) in moves {
+            let users = self.passengers(name, to, of).await?;
+            if users.is_empty() {
+                continue;
+            }
+            let purpose = Purpose {
+                service: name.clone(),
+                source: self.site.clone(),
+                target: to.clone(),
+                phase: None,
+                of: Some(of.clone()),
+            };
+            let expected = Expected {
+                users: users.len() as u64,
+                ..Expected::default()
+            };
+            let wanted = Wanted::Users(users);
+            let way = (name, to, stop);
+            mismatches += self.carry(way, purpose, wanted, expected, &watch).await?;
+        }
+        Ok(mismatches)
+    }
+
+    /// Who came from `source` with the move `of`, has not gone back there and lives here.
+    pub(super) async fn passengers(
+        &self,
+        name: &ServiceName,
+        source: &SiteName,
+        of: &MoveId,
+    ) -> Outcome<Vec<UserKey>> {
+        let Some((_, users)) = known(&self.view, name, source, of).await? else {
+            return Err(no_such_move(of));
+        };
+        let service = self.config.service(name)?;
+        let home = Home::open_installed(name, service, &self.site, "move").await?;
+        living(name, &home, users).await
+    }
+}
 
 /// Bytes of keys in one answer, with what stands around each: well below what the link takes.
 const ANSWER_MAX: usize = 256 << 10;
