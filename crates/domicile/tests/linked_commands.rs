@@ -96,6 +96,19 @@ async fn nothing_is_erased_before_the_targets_daemon_has_shown_that_it_holds_it(
         receipts += 1;
     }
     ensure!(receipts > 1, "{erased}");
+    // At the other site there is nothing to erase; who lives here is erased here.
+    let there = linked
+        .at(1, &["erase", "--now", "--json"])
+        .run()
+        .await?
+        .expect(0)?;
+    assert_eq!(serde_json::from_str::<Value>(&there.stdout)?["users"], 0);
+    let stayed = linked.world.users_of(0, "CN").await?[0];
+    let user = stayed.to_string();
+    let forgotten = linked.at(0, &["erase", "--user", &user, "--yes", "--json"]);
+    let forgotten: Value = serde_json::from_str(&forgotten.run().await?.expect(0)?.stdout)?;
+    assert_eq!(forgotten["users"], 1, "{forgotten}");
+    ensure!(left_behind(&linked, &[stayed]).await? == "0");
     // Without the own daemon nobody can be asked, and there is nothing left to ask about.
     let [beijing, _singapore] = both;
     beijing.terminate().await?;
