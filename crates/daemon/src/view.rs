@@ -49,6 +49,8 @@ pub(crate) struct ServiceState {
     pub policy: Option<String>,
     /// How often this daemon began to lead it.
     pub taken: u64,
+    /// What parts that are plugged in say of it.
+    pub reports: BTreeMap<&'static str, serde_json::Value>,
 }
 
 /// This site's end of the link.
@@ -126,6 +128,8 @@ struct ServiceStatus {
     since: Option<u64>,
     led_by: Option<String>,
     policy: Option<String>,
+    #[serde(flatten)]
+    reports: BTreeMap<&'static str, serde_json::Value>,
 }
 
 #[derive(Debug, Serialize)]
@@ -227,6 +231,14 @@ impl View {
     /// The version of the policy installed at `service`'s database here, as last read.
     pub fn policy(&self, service: &ServiceName) -> Option<String> {
         self.lock().services.get(service)?.policy.clone()
+    }
+
+    /// Says of `service` what a plugged-in part knows, as the field `part` in `GET /status`, until it says otherwise. Nothing
+    /// of a user's and no secret.
+    pub fn report(&self, service: &ServiceName, part: &'static str, what: serde_json::Value) {
+        if let Some(known) = self.lock().services.get_mut(service) {
+            known.reports.insert(part, what);
+        }
     }
 
     /// A peer, where this daemon has the link. It may be out of reach.
@@ -341,6 +353,7 @@ impl ServiceState {
             since: leads.map(|(_, since)| *since),
             led_by: state.other.clone(),
             policy: state.policy.clone(),
+            reports: state.reports.clone(),
         }
     }
 }

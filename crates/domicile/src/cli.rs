@@ -425,6 +425,9 @@ pub struct Rollback {
     /// The move, as `apply` and `status` name it
     #[arg(value_name = "MOVE")]
     pub r#move: String,
+    /// With linked sites: where the users went, whose daemon takes them home. Not needed where one site alone has a daemon on this machine
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its help is that of the flag")]
     pub json: Json,

@@ -21,6 +21,10 @@ pub const FORMAT: &str = "domicile ledger 1";
 pub struct Bundle {
     /// [`FORMAT`].
     pub format: String,
+    /// The sites whose ledgers it holds, where whoever wrote it reached these alone; absent: of all sites that there are. Of
+    /// others' logs it has what these countersigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Vec<String>>,
     /// The public keys with which anything here is signed.
     pub keys: Keys,
     /// A log for each service and site.
@@ -90,6 +94,9 @@ pub struct Refused {
 /// What was found out about a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// The sites that it is about, where it is not all; see [`Bundle::of`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of: Option<Vec<String>>,
     /// Each log.
     pub logs: Vec<LogReport>,
     /// What is wrong; nothing where all is well.

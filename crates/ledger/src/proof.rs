@@ -4,6 +4,9 @@
 //! with it, each with its inclusion proof in a signed head and with the opening of his commitment in it. The statement names the
 //! heads and how many entries each log has of him, so that none can be left out or exchanged.
 //!
+//! Where every site opens its own database alone, the site that he left can state that he left, when and for where; that he lives there
+//! is then for that site to prove.
+//!
 //! What cannot be shown by proofs is that a log has *no* entry of somebody: for that the site's signed word stands. It can be
 //! held against it later.
 
@@ -35,7 +38,7 @@ pub struct Proof {
     pub format: String,
     /// The public keys with which anything here is signed.
     pub keys: Keys,
-    /// A [`Statement`] in canonical JSON on one line, as a note signed by his home.
+    /// A [`Statement`] in canonical JSON on one line, as a note signed by the site that states it.
     pub statement: String,
     /// The evidence, a log for each site.
     pub logs: Vec<Evidence>,
@@ -51,15 +54,19 @@ pub struct Statement {
     pub user: String,
     /// The service.
     pub service: String,
-    /// His home, which signs this.
+    /// His home, which signs this unless [`by`](Self::by) does.
     pub home: String,
+    /// The site that he left for there, where that states and signs it: it shows that he went, and not that he has not gone on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// His epoch there.
     pub epoch: i64,
     /// The state of his record there.
     pub state: String,
     /// The rule of the policy by which he lives there.
     pub rule: String,
-    /// Since when he has: the time of the last entry with which he arrived; `None`: he has been there since before any.
+    /// Since when he has: the time of the last entry with which he arrived, or by which he left; `None`: he has been there since
+    /// before any.
     pub since: Option<String>,
     /// When this was stated, in seconds since 1970, by the clock of who asked.
     pub at: u64,
@@ -136,12 +143,32 @@ pub fn since<'a>(home: &str, entries: impl IntoIterator<Item = &'a Entry>) -> Op
         .max()
 }
 
+/// When entries of the log of `by` say that a user left it for `home`, if nothing later says that he came back or went elsewhere.
+pub fn left<'a>(
+    by: &str,
+    home: &str,
+    entries: impl IntoIterator<Item = &'a Entry>,
+) -> Option<String> {
+    let came = |entry: &Entry| entry.kind == "arrived" && entry.said("to") == Some(by);
+    let went = |entry: &Entry| entry.kind == "departed" && entry.said("from") == Some(by);
+    let entries = entries.into_iter();
+    let last = entries
+        .filter(|entry| came(entry) || went(entry))
+        .max_by(|a, b| a.at.cmp(&b.at))?;
+    (went(last) && last.said("to") == Some(home)).then(|| last.at.clone())
+}
+
 // === impl Statement ===
 
 impl Statement {
-    /// Signs it as its home.
+    /// The site that states it.
+    pub fn stated_by(&self) -> &str {
+        self.by.as_deref().unwrap_or(&self.home)
+    }
+
+    /// Signs it as the site that states it.
     pub fn sign(&self, key: &SiteKey) -> Result<String, serde_json::Error> {
-        statement::sign(self, &self.home, key)
+        statement::sign(self, self.stated_by(), key)
     }
 
     /// Reads one that is written in its one form.
@@ -178,9 +205,13 @@ impl Proof {
                 .push(Finding::new(Kind::Format, ("", ""), what));
             return report;
         };
-        let about = (statement.service.as_str(), statement.home.as_str());
-        if ring.statement(note, &statement.home) != Some(Trust::Pinned) {
-            let what = "no pinned key of his home signed the statement";
+        let stated_by = statement.stated_by();
+        let about = (statement.service.as_str(), stated_by);
+        if ring.statement(note, stated_by) != Some(Trust::Pinned) {
+            let what = match statement.by {
+                None => "no pinned key of his home signed the statement",
+                Some(_) => "no pinned key of the site that states it signed the statement",
+            };
             report
                 .findings
                 .push(Finding::new(Kind::Signature, about, what));
@@ -193,12 +224,22 @@ impl Proof {
                 site: evidence.site.clone(),
                 by: witnesses,
             });
-            if evidence.site == statement.home {
+            if evidence.site == stated_by {
                 shown = entries;
             }
         }
-        if since(&statement.home, &shown) != statement.since {
-            let what = "his home's log does not show since when he lives there";
+        let wrong = match &statement.by {
+            None if since(&statement.home, &shown) != statement.since => {
+                Some("his home's log does not show since when he lives there")
+            }
+            Some(by) => {
+                let left = left(by, &statement.home, &shown);
+                let shows = left.is_some() && left == statement.since && *by != statement.home;
+                (!shows).then_some("the log of the site that states it does not show that he left it then for there")
+            }
+            None => None,
+        };
+        if let Some(what) = wrong {
             report
                 .findings
                 .push(Finding::new(Kind::Statement, about, what));
@@ -210,11 +251,11 @@ impl Proof {
     }
 
     fn logs_are_those_of(&self, statement: &Statement, findings: &mut Vec<Finding>) {
-        let about = (statement.service.as_str(), statement.home.as_str());
+        let about = (statement.service.as_str(), statement.stated_by());
         let stated: BTreeSet<&str> = statement.logs.iter().map(|log| log.site.as_str()).collect();
         let shown: BTreeSet<&str> = self.logs.iter().map(|log| log.site.as_str()).collect();
         let once = stated.len() == statement.logs.len() && shown.len() == self.logs.len();
-        if stated != shown || !once || !stated.contains(statement.home.as_str()) {
+        if stated != shown || !once || !stated.contains(statement.stated_by()) {
             let what = "the logs are not those that the statement names";
             findings.push(Finding::new(Kind::Statement, about, what));
         }

@@ -47,8 +47,15 @@ pub(crate) fn bundle(bundle: &Bundle, pins: &Pins) -> Report {
         reports.push(judge(&read, &theirs, bundle, &mut found));
         findings.extend(found);
     }
+    let held = |site: &String| bundle.of.as_ref().is_none_or(|of| of.contains(site));
+    let mut elsewhere: BTreeMap<(&str, &str), Vec<&Opened>> = BTreeMap::new();
     for (of, opened) in &witnessed {
-        if !seen.contains(&(of.service.as_str(), of.of.as_str())) {
+        let about = (of.service.as_str(), of.of.as_str());
+        if seen.contains(&about) {
+            continue;
+        }
+        elsewhere.entry(about).or_default().push(opened);
+        if held(&of.of) {
             let what = format!(
                 "the log is not there, and {} countersigned {} entries of it",
                 of.by, opened.head.size
@@ -56,12 +63,17 @@ pub(crate) fn bundle(bundle: &Bundle, pins: &Pins) -> Report {
             findings.push(Finding::new(Kind::Truncated, (&of.service, &of.of), what));
         }
     }
+    // Of a log that is elsewhere the heads themselves can still contradict each other.
+    for (about, heads) in elsewhere {
+        two_histories(about, heads.into_iter(), &mut findings);
+    }
     for refused in &bundle.refused {
         findings.push(refusal(refused, &ring));
     }
     findings.sort();
     findings.dedup();
     Report {
+        of: bundle.of.clone(),
         logs: reports,
         findings,
     }

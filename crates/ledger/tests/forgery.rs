@@ -124,6 +124,7 @@ fn good() -> Bundle {
         note: note.clone(),
     };
     Bundle {
+        of: None,
         format: bundle::FORMAT.into(),
         keys: keys(),
         witnessed: vec![
@@ -286,6 +287,7 @@ fn proof() -> Proof {
         user: USER.into(),
         service: "shop".into(),
         home: "singapore".into(),
+        by: None,
         epoch: 2,
         state: "settled".into(),
         rule: "phase out: IN -> singapore".into(),
@@ -310,6 +312,99 @@ fn a_proof_shows_since_when_and_who_countersigned() {
     assert_eq!(report.findings, []);
     assert_eq!(report.statement.unwrap().user, USER);
     assert_eq!(report.witnessed[0].by[0].site, "beijing");
+}
+
+/// What the site that he left states, which has its own log alone.
+fn proof_of_leaving() -> Proof {
+    let source = Site::of(vec![text(0, "departed"), text(1, "erased")]);
+    let about = |position: u64| Opening {
+        position,
+        entry: source.texts[position as usize].clone(),
+        path: path(&inclusion(position, source.frontier.size()), &source.nodes).unwrap(),
+        opening: opening(position as usize),
+    };
+    let statement = Statement {
+        format: proof::STATEMENT.into(),
+        user: USER.into(),
+        service: "shop".into(),
+        home: "singapore".into(),
+        by: Some("beijing".into()),
+        epoch: 2,
+        state: "departed".into(),
+        rule: "unknown".into(),
+        since: Some("2026-11-23T06:00:00.000000Z".into()),
+        at: 1_790_000_001,
+        logs: vec![Looked {
+            site: "beijing".into(),
+            size: source.frontier.size(),
+            root: source.frontier.root(),
+            entries: 2,
+        }],
+    };
+    Proof {
+        format: proof::FORMAT.into(),
+        keys: keys(),
+        statement: statement.sign(&key("beijing")).unwrap(),
+        logs: vec![Evidence {
+            site: "beijing".into(),
+            head: source.note("beijing", Some("singapore")),
+            entries: vec![about(0), about(1)],
+        }],
+    }
+}
+
+#[test]
+fn the_site_that_somebody_left_states_that_and_nothing_that_its_log_does_not_show() {
+    let honest = proof_of_leaving();
+    let report = honest.check(&pins());
+    assert_eq!(report.findings, []);
+    let stated = report.statement.unwrap();
+    let again = |change: &dyn Fn(&mut Statement), signer: &str| {
+        let mut statement = stated.clone();
+        change(&mut statement);
+        let mut proof = honest.clone();
+        proof.statement = statement.sign(&key(signer)).unwrap();
+        !proof.check(&pins()).findings.is_empty()
+    };
+    assert!(!again(&|_| {}, "beijing"));
+    // Signed by another, for elsewhere, at another time, of himself, without his saying that he is not the home.
+    assert!(again(&|_| {}, "singapore"));
+    assert!(again(&|one| one.home = "auckland".into(), "beijing"));
+    assert!(again(&|one| one.since = None, "beijing"));
+    assert!(again(&|one| one.since = Some("2026".into()), "beijing"));
+    assert!(again(&|one| one.home = "beijing".into(), "beijing"));
+    assert!(again(&|one| one.by = None, "singapore"));
+    assert!(again(
+        &|one| (one.by, one.home) = (None, "beijing".into()),
+        "beijing"
+    ));
+}
+
+#[test]
+fn who_came_back_has_not_left() {
+    let entry = |kind: &str, at: u32, from: &str, to: &str| {
+        let body = json!({"from": from, "to": to});
+        Entry::new(
+            at.into(),
+            format!("2026-11-23T06:00:00.{at:06}Z"),
+            kind.to_owned(),
+            body,
+        )
+    };
+    let left = |entries: &[Entry]| proof::left("beijing", "singapore", entries);
+    let went = entry("departed", 1, "beijing", "singapore");
+    let back = entry("arrived", 2, "singapore", "beijing");
+    let away = entry("departed", 3, "beijing", "auckland");
+    let at = Some("2026-11-23T06:00:00.000001Z".to_owned());
+    assert_eq!(left(std::slice::from_ref(&went)), at);
+    assert_eq!(left(&[back.clone(), went.clone()]), None);
+    assert_eq!(left(&[went.clone(), back, away]), None);
+    // What others' entries say is nothing.
+    assert_eq!(
+        left(&[went, entry("departed", 9, "auckland", "beijing")]),
+        at
+    );
+    assert_eq!(left(&[]), None);
 }
 
 /// Every way to change one place of a document a little: another number, another letter, one more, one less.
@@ -372,9 +467,9 @@ fn changes(value: &Value) -> Vec<Value> {
 
 #[test]
 fn whatever_is_forged_in_a_proof_it_is_refused() {
-    let honest = proof();
-    let all = changes(&serde_json::to_value(&honest).unwrap());
+    let mut all = changes(&serde_json::to_value(proof()).unwrap());
     assert!(all.len() > 300, "{}", all.len());
+    all.extend(changes(&serde_json::to_value(proof_of_leaving()).unwrap()));
     for forged in all {
         if let Ok(read) = serde_json::from_value::<Proof>(forged.clone()) {
             let findings = read.check(&pins()).findings;
@@ -432,6 +527,40 @@ fn is_part(read: &Bundle, whole: &Bundle) -> bool {
         .witnessed
         .iter()
         .all(|one| whole.witnessed.contains(one))
+}
+
+/// As one site's daemon has it: its own log, and what it countersigned of others'.
+#[test]
+fn a_bundle_of_one_site_is_whole_where_it_says_so_and_others_heads_still_speak_for_themselves() {
+    let mut partial = good();
+    partial.logs.retain(|log| log.site == "singapore");
+    partial.witnessed.retain(|one| one.by == "singapore");
+    assert!(!partial.witnessed.is_empty());
+    assert!(kinds(&partial).contains(&Kind::Truncated));
+    partial.of = Some(vec!["singapore".into()]);
+    assert_eq!(kinds(&partial), []);
+    let report = partial.verify(&pins());
+    assert_eq!(report.of, partial.of);
+    assert!(report.logs.iter().all(|log| log.witnessed > 0));
+    // Of its own log nothing may be missing.
+    let mut gone = partial.clone();
+    gone.of = Some(vec!["beijing".into(), "singapore".into()]);
+    assert!(kinds(&gone).contains(&Kind::Truncated));
+    // Two heads of one size, of a log that is elsewhere.
+    let held = &partial.witnessed[0];
+    let mut other = Head::parse(Note::parse(&held.note).unwrap().text()).unwrap();
+    other.root = Hash([9; 32]);
+    let signatures = vec![
+        other.sign(&key("beijing")),
+        other.countersign("singapore", &key("singapore"), 9),
+    ];
+    let note = Note::new(other.to_string(), signatures).to_string();
+    let twice = Witnessed {
+        note,
+        ..held.clone()
+    };
+    partial.witnessed.push(twice);
+    assert!(kinds(&partial).contains(&Kind::Equivocation));
 }
 
 /// The site's own word that a log has nothing more of somebody cannot be checked, but it is signed.

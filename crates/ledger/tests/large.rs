@@ -73,6 +73,7 @@ fn a_hundred_thousand_entries_are_checked() {
         heads,
     };
     let bundle = Bundle {
+        of: None,
         format: FORMAT.into(),
         keys: keys.into(),
         logs: vec![log("a", leaves, heads), log("b", Vec::new(), Vec::new())],

@@ -1,25 +1,25 @@
 //! Erases at a former home what users left there, once the home has shown that it holds them; and at his home whoever has a
 //! right to be forgotten.
 //!
-//! The proof, while both databases are reached from one process, is the target's decision row: it was committed
-//! together with the rows, and is asked for again here. `delete.rs` deletes; [`purge`] carries on from there, until the
-//! bytes are gone.
+//! The proof is the target's decision row, which was committed together with the rows: a [`Holder`] asks for it again. Where both
+//! databases are reached from one process it reads it; else the target's daemon does, and answers once it knows it to stand on the standbys
+//! as well ([`holds`]). `delete.rs` deletes; [`purge`] carries on from there, until the bytes are gone.
 
 mod delete;
 mod forget;
+mod holder;
 pub mod purge;
 
-use handoff::decision::Decision;
-use model::{ServiceName, SiteName, UserKey};
+use model::{ServiceName, UserKey};
 use postgres::connect::Session;
-use residency::decisions;
 use residency::erasures::Scope;
 use residency::journal::BatchRow;
 
-use crate::error::{At, Result};
+use crate::error::Result;
 use crate::route::End;
 use delete::{Deleted, delete};
 pub use forget::{Forgotten, forget};
+pub use holder::{Holder, Reached, holds};
 
 /// What erasing one batch came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,21 +40,17 @@ pub async fn erase_batch(
     service: &ServiceName,
     source: &End,
     session: &mut Session,
-    target: (&SiteName, &Session),
+    target: &dyn Holder,
     batch: &BatchRow,
     only: Option<&[UserKey]>,
 ) -> Result<Erased> {
     let mut users = batch.users.clone();
     users.retain(|(user, _)| only.is_none_or(|only| only.contains(user)));
-    let held = decisions::standing(&**target.1, service, &batch.batch)
-        .await
-        .at(
-            target.0,
-            "asking for the proof that the target holds a batch",
-        )?;
+    let held = target.holds(service, &batch.batch).await?;
     let mut erased = Erased::default();
-    if held != Some(Decision::Accepted) {
-        let reason = format!("{} shows no acceptance of batch {}", target.0, batch.batch);
+    if !held {
+        let (target, batch) = (target.site(), &batch.batch);
+        let reason = format!("{target} shows no acceptance of batch {batch}");
         erased.kept = users
             .into_iter()
             .map(|(user, _)| (user, reason.clone()))

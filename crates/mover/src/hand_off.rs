@@ -341,7 +341,7 @@ async fn offer(
     point("before-offer");
     commit(tx, source, doing).await?;
     point("after-offer");
-    make_durable(session, source).await
+    make_durable(session, &source.site).await
 }
 
 /// The records of `users`, locked, in a transaction that holds `office`.

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 
 use crate::PATIENCE;
 use crate::carrier;
-use crate::word::{Said, TOPIC, Word};
+use crate::word::{DESCRIPTION_MAX, Said, TOPIC, Whole, Word};
 
 /// How long one request may take: longer than the target makes it wait.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -110,14 +110,24 @@ impl Caller {
     /// # Errors
     /// What its site says, or that it is not reached.
     pub async fn describe(&self) -> Result<Vec<u8>> {
-        match self
-            .post
-            .converse(&Word::Describe(self.service.clone()))
-            .await?
-        {
-            Said::Part { bytes, whole } if bytes.len() == whole as usize => Ok(bytes.into()),
-            Said::Failed(failure) => Err(failure.into()),
-            _ => Err(self.post.disorder()),
+        let mut come = Whole::default();
+        loop {
+            let from = come.come().ok_or_else(|| self.post.disorder())?;
+            let service = self.service.clone();
+            let said = self
+                .post
+                .converse(&Word::Describe { service, from })
+                .await?;
+            match said {
+                Said::Part { bytes, whole } if whole <= DESCRIPTION_MAX => {
+                    let all = come.add(&bytes, whole);
+                    if all.ok_or_else(|| self.post.disorder())? {
+                        return Ok(come.into_bytes());
+                    }
+                }
+                Said::Failed(failure) => return Err(failure.into()),
+                _ => return Err(self.post.disorder()),
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::caller::Post;
-use crate::word::{INLINE_MAX, Said, Told, Word, head};
+use crate::word::{INLINE_MAX, Said, Told, Whole, Word, head};
 
 /// How much may wait to be carried; whoever sends more waits.
 const WAITING: usize = 32;
@@ -220,23 +220,19 @@ impl Asking {
     }
 
     async fn whole(&self, ask: Option<Bytes>) -> Result<Vec<u8>> {
-        let mut come: Vec<u8> = Vec::new();
+        let mut come = Whole::default();
         // Once the target has it, it need not be sent again.
         let mut ask = ask;
         loop {
-            let from = u32::try_from(come.len()).map_err(|_| self.post.disorder())?;
+            let from = come.come().ok_or_else(|| self.post.disorder())?;
             let word = self.word(ask.clone(), true, from);
             match self.post.converse(&word).await? {
                 Said::Working => ask = None,
                 Said::Part { bytes, whole } => {
                     ask = None;
-                    let more = !bytes.is_empty();
-                    come.extend_from_slice(&bytes);
-                    if come.len() == whole as usize {
-                        return Ok(come);
-                    }
-                    if !more || come.len() > whole as usize {
-                        return Err(self.post.disorder());
+                    let all = come.add(&bytes, whole);
+                    if all.ok_or_else(|| self.post.disorder())? {
+                        return Ok(come.into_bytes());
                     }
                 }
                 Said::Failed(failure) => return Err(failure.into()),

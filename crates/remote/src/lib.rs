@@ -11,7 +11,7 @@
 //!   [`PATIENCE`]. So a break of the link is a delay; a death of either process ends the visit, and the next run goes on
 //!   from what is durable.
 //!
-//! Beside that, sites tell each other of changes of home (`tidings`).
+//! Beside moves there are questions, each by itself, on a topic of its own: `question`. And sites tell each other of changes of home: `tidings`.
 //!
 //! Reading order: `word` (what is said), `line` (the rule of numbers, pure), `caller` and `carrier` (the source's side), `reception` and
 //! `stay` and `intake` (the target's).
@@ -20,6 +20,7 @@ mod caller;
 mod carrier;
 mod intake;
 mod line;
+mod question;
 mod reception;
 mod stay;
 mod tidings;
@@ -28,6 +29,7 @@ mod word;
 use std::time::Duration;
 
 pub use caller::Caller;
+pub use question::{Answers, Asked, Asker, Passengers, Question, Questions, Told};
 pub use reception::{Homes, Reception};
 pub use tidings::{Distant, TIDINGS, Telling, Tells};
 pub use word::TOPIC;

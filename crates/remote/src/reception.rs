@@ -14,7 +14,7 @@ use mover::host::Host;
 
 use crate::intake::{Coming, part};
 use crate::stay::Stay;
-use crate::word::{PURPOSES, Said, TOPIC, Word};
+use crate::word::{PART_MAX, PURPOSES, Said, TOPIC, Word};
 
 /// The home databases of this site, read when somebody comes: tables change.
 pub trait Homes: Send + Sync {
@@ -30,6 +30,8 @@ pub struct Reception {
     site: SiteName,
     homes: Arc<dyn Homes>,
     stays: Mutex<HashMap<(SiteName, ServiceName), Arc<Stay>>>,
+    /// Descriptions that are too long for one answer, until they were given out or are asked for anew: the parts must be of one.
+    described: Mutex<HashMap<(SiteName, ServiceName), Bytes>>,
     /// One visit begins at a time.
     beginning: tokio::sync::Mutex<()>,
 }
@@ -43,6 +45,7 @@ impl Reception {
             site,
             homes,
             stays: Mutex::default(),
+            described: Mutex::default(),
             beginning: tokio::sync::Mutex::default(),
         }
     }
@@ -50,6 +53,11 @@ impl Reception {
     /// Ends every visit at `service`: this process does not lead it any more.
     pub fn close(&self, service: &ServiceName) {
         self.stays().retain(|(_, of), _| service != of);
+        let mut described = self
+            .described
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        described.retain(|(_, of), _| service != of);
     }
 
     /// Ends the visit of `site` at `service`, where there is one.
@@ -88,12 +96,7 @@ impl Reception {
             })
         };
         match word {
-            Word::Describe(service) => match self.homes.describe(&service).await {
-                Ok(description) => {
-                    part(Some(&description.into()), 0).unwrap_or_else(|| self.disorder())
-                }
-                Err(failure) => Said::Failed(failure),
-            },
+            Word::Describe { service, from } => self.describe(site, service, from).await,
             Word::Visit { visit, call } => self.begin(site, visit, call).await,
             Word::Leave { visit } => {
                 self.stays()
@@ -175,6 +178,34 @@ impl Reception {
         }
     }
 
+    /// A part of the description of `service`.
+    async fn describe(&self, to: &SiteName, service: ServiceName, from: u32) -> Said {
+        let lock = || {
+            let described = self.described.lock();
+            described.unwrap_or_else(PoisonError::into_inner)
+        };
+        let key = (to.clone(), service);
+        let whole = match from {
+            0 => match self.homes.describe(&key.1).await {
+                Ok(description) => Bytes::from(description),
+                Err(failure) => return Said::Failed(failure),
+            },
+            _ => match lock().get(&key) {
+                Some(description) => description.clone(),
+                None => {
+                    let site = self.site.clone();
+                    return Said::Failed(Failure::Left { site });
+                }
+            },
+        };
+        let said = part(Some(&whole), from);
+        // Only of what is described here: so there are few.
+        if from == 0 && whole.len() > PART_MAX {
+            lock().insert(key, whole);
+        }
+        said.unwrap_or_else(|| self.disorder())
+    }
+
     async fn begin(&self, from: &SiteName, number: u64, call: Call) -> Said {
         // Everybody speaks for his own site alone.
         if call.from != *from {
@@ -221,5 +252,75 @@ impl Hears for Reception {
             let said = postcard::to_stdvec(&said).map_err(|_| Unheard)?;
             Ok(said.into())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::*;
+    use crate::word::Whole;
+
+    /// Describes itself in so many bytes, each time in others.
+    struct Long(usize, AtomicU8);
+
+    impl Homes for Long {
+        fn host<'a>(&'a self, _: &'a ServiceName) -> Soon<'a, Result<Host, Failure>> {
+            Box::pin(async { Err(Failure::StreamGone) })
+        }
+
+        fn describe<'a>(&'a self, _: &'a ServiceName) -> Soon<'a, Result<Vec<u8>, Failure>> {
+            let byte = self.1.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move { Ok(vec![byte; self.0]) })
+        }
+    }
+
+    fn reception(length: usize) -> Reception {
+        Reception::new("singapore".into(), Arc::new(Long(length, AtomicU8::new(1))))
+    }
+
+    async fn next(reception: &Reception, whole: &mut Whole) -> Option<bool> {
+        let from = whole.come().expect("it is short");
+        let (to, service) = ("beijing".into(), "shop".into());
+        match reception.describe(&to, service, from).await {
+            Said::Part { bytes, whole: of } => {
+                assert!(bytes.len() <= PART_MAX);
+                whole.add(&bytes, of)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_description_comes_in_parts_of_one_and_the_same() {
+        for length in [0, 10, PART_MAX, PART_MAX + 1, 3 * PART_MAX + 7] {
+            let reception = reception(length);
+            let mut whole = Whole::default();
+            let mut parts = 0;
+            while !next(&reception, &mut whole).await.expect("they follow") {
+                parts += 1;
+            }
+            assert_eq!(parts, length.saturating_sub(1) / PART_MAX);
+            assert_eq!(whole.into_bytes(), vec![1; length]);
+        }
+        // Asked for again, it looks again, and gives the parts of that.
+        let reception = reception(PART_MAX + 1);
+        for byte in [1, 2] {
+            let mut whole = Whole::default();
+            assert_eq!(next(&reception, &mut whole).await, Some(false));
+            assert_eq!(next(&reception, &mut whole).await, Some(true));
+            assert_eq!(whole.into_bytes(), vec![byte; PART_MAX + 1]);
+        }
+        // Of what nobody began, or of what has been closed, there is no second part.
+        let others = reception
+            .describe(&"auckland".into(), "shop".into(), 5)
+            .await;
+        assert!(matches!(others, Said::Failed(Failure::Left { .. })));
+        reception.close(&"shop".into());
+        let closed = reception
+            .describe(&"beijing".into(), "shop".into(), 5)
+            .await;
+        assert!(matches!(closed, Said::Failed(Failure::Left { .. })));
     }
 }

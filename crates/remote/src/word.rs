@@ -22,8 +22,13 @@ pub(crate) const PURPOSES: [&str; 6] = ["mover", "copier", "copy", "catch up", "
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Word {
-    /// Who can be moved there, as the target itself says it. -> `Part`
-    Describe(ServiceName),
+    /// Who can be moved there, as the target itself says it, from this byte on; from the first one it looks anew. -> `Part`
+    Describe {
+        /// Of this service.
+        service: ServiceName,
+        /// From which byte on.
+        from: u32,
+    },
     /// A visit begins. -> `Taken`
     Visit {
         /// Its name, drawn by the caller.
@@ -105,11 +110,43 @@ pub(crate) enum Said {
     Failed(Failure),
 }
 
+/// An answer that comes in parts.
+#[derive(Debug, Default)]
+pub(crate) struct Whole(Vec<u8>);
+
+// === impl Whole ===
+
+impl Whole {
+    /// How much there is: from there on it is asked for.
+    pub(crate) fn come(&self) -> Option<u32> {
+        u32::try_from(self.0.len()).ok()
+    }
+
+    /// Adds the next part of `whole` bytes. Says whether that was the last; `None` where it does not fit.
+    pub(crate) fn add(&mut self, bytes: &[u8], whole: u32) -> Option<bool> {
+        self.0.extend_from_slice(bytes);
+        let whole = whole as usize;
+        match self.0.len() {
+            come if come == whole => Some(true),
+            come if come < whole && !bytes.is_empty() => Some(false),
+            _ => None,
+        }
+    }
+
+    /// All of it.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
 /// An answer to what was asked.
 pub(crate) type Told = Result<Answer, Failure>;
 
 /// The head of a word on a transfer: its number, whether an answer is wanted, its length.
 pub(crate) const HEAD: usize = 8 + 1 + 4;
+
+/// A description is at most so long: of some ten thousand tables.
+pub(crate) const DESCRIPTION_MAX: u32 = 64 << 20;
 
 /// A word on a transfer is at most so long: a transaction of the application's, or a chunk's user keys.
 pub(crate) const LONG_MAX: usize = 1 << 30;
@@ -133,6 +170,18 @@ pub(crate) fn read_head(head: &[u8; HEAD]) -> (u64, bool, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_must_follow_each_other_up_to_the_whole() {
+        let mut whole = Whole::default();
+        assert_eq!(whole.add(b"ab", 4), Some(false));
+        assert_eq!(whole.come(), Some(2));
+        assert_eq!(whole.add(b"cd", 4), Some(true));
+        assert_eq!(whole.into_bytes(), b"abcd");
+        assert_eq!(Whole::default().add(b"", 0), Some(true));
+        assert_eq!(Whole::default().add(b"", 1), None);
+        assert_eq!(Whole::default().add(b"ab", 1), None);
+    }
 
     #[test]
     fn a_head_reads_as_it_was_written() {

@@ -44,6 +44,28 @@ pub async fn standing(
     }))
 }
 
+/// Whether `batch`, of `source`, was accepted here.
+pub async fn accepted_from(
+    tx: &impl Asks,
+    service: &ServiceName,
+    batch: &BatchId,
+    source: &SiteName,
+) -> Result<bool> {
+    let rows = tx
+        .ask(
+            "SELECT FROM domicile.decision \
+             WHERE service = $1 AND batch = $2 AND source = $3 AND verdict = 'accepted'",
+            &[
+                (&service.as_str(), Type::TEXT),
+                (&batch.as_str(), Type::TEXT),
+                (&source.as_str(), Type::TEXT),
+            ],
+        )
+        .await
+        .doing("reading a decision")?;
+    Ok(!rows.is_empty())
+}
+
 /// Inserts `wish` as the decision on `batch`, or reads the one that was there first.
 pub async fn decide(
     tx: &impl Asks,

@@ -105,6 +105,16 @@ pub async fn size(session: &impl GenericClient) -> Result<u64> {
     Ok(row.get::<_, i64>(0).cast_unsigned())
 }
 
+/// The highest number of a visible entry; `None` where there is none. Tells cheaply that something new may be there; what
+/// has a lower number may still become visible later.
+pub async fn newest(session: &impl GenericClient) -> Result<Option<i64>> {
+    let row = session
+        .query_one("SELECT max(n) FROM domicile.entry", &[])
+        .await
+        .doing("looking for new entries")?;
+    Ok(row.get(0))
+}
+
 /// How many visible entries are not in the log yet.
 pub async fn waiting(session: &impl GenericClient) -> Result<u64> {
     let row = session

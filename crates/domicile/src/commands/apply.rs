@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 use crate::render::progress::Progress;
 use crate::render::{self, Form};
-use crate::site;
+use crate::site::{self, Ended};
 
 /// One run of the mover: from where to where, for whom.
 pub struct Errand {
@@ -64,6 +64,11 @@ async fn by_daemon(config: &Config, args: &Apply, site: &SiteName) -> Outcome {
     let ended = daemon
         .apply(planned.phase.as_deref(), users, &progress)
         .await;
+    self::ended(progress, ended, form)
+}
+
+/// Sums up what a daemon told.
+pub(super) fn ended(progress: Progress, ended: Outcome<Ended>, form: Form) -> Outcome {
     let (tally, elapsed) = progress.finish();
     let mismatches = ended.as_ref().map_or(0, |ended| ended.mismatches);
     let summary = tally.summary(elapsed, true, mismatches);

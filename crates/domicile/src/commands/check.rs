@@ -23,8 +23,9 @@ pub async fn run(config: &Config, args: &Check) -> Outcome {
     let only = args
         .site
         .as_deref()
-        .map(|site| homes::known_site(config, site))
+        .map(|site| homes::known_here(config, site))
         .transpose()?;
+    homes::say_elsewhere(config)?;
     let mut findings = configured(config);
     let mut unreached = false;
     for (name, service) in &config.services {
@@ -79,7 +80,7 @@ async fn check_service(
     // With one site asked for, the origin is looked at too: it is what that site is compared with.
     let wanted =
         |site: &&SiteName| only.is_none_or(|only| *site == only || **site == service.origin);
-    for site in homes::sites(service).into_iter().filter(wanted) {
+    for site in homes::here(service).into_iter().filter(wanted) {
         match Home::open(name, service, site, "check").await {
             Ok(home) => opened.push(home),
             Err(failure) if matches!(failure.exit, Exit::Unreached | Exit::Unfinished) => {

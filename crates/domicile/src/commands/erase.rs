@@ -9,8 +9,8 @@ mod receipt;
 use std::collections::BTreeSet;
 
 use handoff::record::State;
-use model::{MoveId, ServiceName, SiteName, UserKey};
-use mover::erase::erase_batch;
+use model::{MoveId, ServiceName, UserKey};
+use mover::erase::{Holder, Reached, erase_batch};
 use mover::route::End;
 use postgres::connect::Session;
 use residency::journal::{self, BatchRow};
@@ -24,6 +24,7 @@ use crate::config::{Config, Service};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 use crate::render::Form;
 use crate::render::erase::{Erased, Frozen, render};
+use crate::site;
 
 /// What is to be erased.
 struct Order {
@@ -43,6 +44,7 @@ type Opened<'a> = (&'a ServiceName, &'a Service, Vec<Home>);
 /// Erases at every site that users left, and a user at his home. 1 where somebody's rows had to stay, 2 where nobody knows the
 /// move.
 pub async fn run(config: &Config, args: &Erase) -> Outcome {
+    homes::say_elsewhere(config)?;
     let at_home = args.user.is_some() && args.r#move.is_none();
     let order = Order {
         moves: args.r#move.as_deref().map(moves).unwrap_or_default(),
@@ -72,7 +74,7 @@ pub async fn run(config: &Config, args: &Erase) -> Outcome {
     let mut erased = Erased::default();
     for (name, service, homes) in &mut opened {
         for source in 0..homes.len() {
-            erase_at(&order, (name, service), homes, source, &mut erased).await?;
+            erase_at(config, &order, (name, service), homes, source, &mut erased).await?;
         }
         if let Some(user) = order.user.as_ref().filter(|_| order.at_home) {
             forget::at_home((name, service), homes, user, &mut erased).await?;
@@ -85,7 +87,10 @@ pub async fn run(config: &Config, args: &Erase) -> Outcome {
             carry::on(args, (name, service), home, &mut erased).await?;
         }
     }
-    ledger::seal::after(config).await;
+    match &args.receipt {
+        Some(_) => ledger::seal::after_and_countersigned(config).await,
+        None => ledger::seal::after(config).await,
+    }
     if let Some(folder) = &args.receipt {
         receipt::write(config, &opened, &order, folder, &mut erased).await?;
     }
@@ -99,7 +104,7 @@ async fn open<'a>(config: &'a Config, order: &Order) -> Outcome<Vec<Opened<'a>>>
     let mut unknown: BTreeSet<&MoveId> = order.moves.iter().collect();
     for (name, service) in &config.services {
         let mut homes = Vec::new();
-        for site in homes::sites(service) {
+        for site in homes::here(service) {
             let home = Home::open_installed(name, service, site, "erase").await?;
             let known = journal::moves(&*home.session)
                 .await
@@ -129,13 +134,14 @@ pub(super) fn moves(text: &str) -> Vec<MoveId> {
 }
 
 /// Nobody knows the move.
-pub(super) fn no_such_move(id: &MoveId) -> Failure {
+pub(crate) fn no_such_move(id: &MoveId) -> Failure {
     Failure::usage(format_args!("there is no move {id}"))
         .mend("`domicile status` names the moves there have been")
 }
 
 /// Erases at the site `homes[at]`.
 async fn erase_at(
+    config: &Config,
     order: &Order,
     (name, service): (&ServiceName, &Service),
     homes: &mut [Home],
@@ -189,7 +195,7 @@ async fn erase_at(
             true => only,
             false => Some(free.as_slice()),
         };
-        let done = erase_one(name, &source, homes, at, &batch, free).await?;
+        let done = erase_one(config, name, &source, homes, at, &batch, free).await?;
         erased.users += done.users;
         erased.rows += done.rows;
         erased
@@ -204,6 +210,7 @@ async fn erase_at(
 }
 
 async fn erase_one(
+    config: &Config,
     name: &ServiceName,
     source: &End,
     homes: &mut [Home],
@@ -212,17 +219,32 @@ async fn erase_one(
     only: Option<&[UserKey]>,
 ) -> Outcome<mover::erase::Erased> {
     let target = homes.iter().position(|home| home.site == batch.target);
-    let Some(target) = target.filter(|target| *target != at) else {
-        return Err(Failure::usage(format_args!(
-            "{name}: batch {} went to {}, which the configuration does not have any more",
-            batch.batch, batch.target
-        )));
+    let by_daemon;
+    let reached;
+    let (session, target): (&mut Session, &dyn Holder) = match target {
+        Some(target) if target != at => {
+            let [old, new] = homes
+                .get_disjoint_mut([at, target])
+                .expect("two different homes");
+            reached = Reached {
+                site: &new.site,
+                session: &new.session,
+            };
+            (&mut old.session, &reached)
+        }
+        None if config.elsewhere().contains(&&batch.target) => {
+            let daemon = site::reach(config, &source.site)?;
+            by_daemon = site::ByDaemon::new(daemon, batch.target.clone());
+            (&mut homes[at].session, &by_daemon)
+        }
+        _ => {
+            return Err(Failure::usage(format_args!(
+                "{name}: batch {} went to {}, which the configuration does not have any more",
+                batch.batch, batch.target
+            )));
+        }
     };
-    let [old, new] = homes
-        .get_disjoint_mut([at, target])
-        .expect("two different homes");
-    let target: (&SiteName, &Session) = (&new.site, &new.session);
-    erase_batch(name, source, &mut old.session, target, batch, only)
+    erase_batch(name, source, session, target, batch, only)
         .await
         .map_err(|error| {
             let doing = format!("{name}: erasing at {}", source.site);

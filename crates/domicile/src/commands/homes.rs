@@ -235,6 +235,66 @@ pub fn sites(service: &Service) -> Vec<&SiteName> {
     std::iter::once(&service.origin).chain(others).collect()
 }
 
+/// Those of them whose databases this configuration knows: all, unless sites are linked.
+pub fn here(service: &Service) -> Vec<&SiteName> {
+    let mut sites = sites(service);
+    sites.retain(|site| service.databases.contains_key(*site));
+    sites
+}
+
+/// Says on standard error which sites a command does not look at, as their databases are not known here.
+///
+/// # Errors
+/// 2 where no database is known here at all.
+pub fn say_elsewhere(config: &Config) -> Outcome<()> {
+    let elsewhere: Vec<&str> = config
+        .elsewhere()
+        .into_iter()
+        .map(SiteName::as_str)
+        .collect();
+    if elsewhere.len() == config.sites.len() {
+        return Err(Failure::usage("no site's database is known here").mend(
+            "run it where the daemon of a site runs, with that site's configuration and environment",
+        ));
+    }
+    if !elsewhere.is_empty() {
+        eprintln!(
+            "warning: not looked at: {}, as the databases there are not known here; ask there as well",
+            elsewhere.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a command that `needs` the databases of all sites, where those of some are not known here.
+pub fn refuse_elsewhere(config: &Config, needs: &str) -> Outcome<()> {
+    let elsewhere: Vec<&str> = config
+        .elsewhere()
+        .into_iter()
+        .map(SiteName::as_str)
+        .collect();
+    if elsewhere.is_empty() {
+        return Ok(());
+    }
+    let elsewhere = elsewhere.join(", ");
+    Err(Failure::usage(format_args!(
+        "{needs}; those of {elsewhere} are not known here"
+    ))
+    .mend("run it where all of them are reached, with a configuration that names them all"))
+}
+
+/// The site that a flag names, which must be configured and have a database that is known here.
+pub fn known_here(config: &Config, name: &str) -> Outcome<SiteName> {
+    let site = known_site(config, name)?;
+    match config.elsewhere().contains(&&site) {
+        false => Ok(site),
+        true => Err(
+            Failure::usage(format_args!("the databases of {site} are not known here"))
+                .mend(format!("run it at {site}")),
+        ),
+    }
+}
+
 /// The site that a flag names, which must be configured.
 pub fn known_site(config: &Config, name: &str) -> Outcome<SiteName> {
     let site = SiteName::from(name);

@@ -15,7 +15,7 @@ use residency::log;
 use super::ledger::evidence::{LastHead, included, last_head};
 use super::ledger::{self, pins_for_file};
 use super::running::{Place, reach, steer_failed};
-use super::{configuration, show, whereabouts};
+use super::{configuration, homes, show, whereabouts};
 use crate::cli::{Cli, Prove};
 use crate::config::{Config, Service};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -40,6 +40,7 @@ pub async fn run(cli: &Cli, args: &Prove) -> Outcome {
     for (site, pin) in &args.pins.pin {
         pins.entry(site.clone()).or_default().push(*pin);
     }
+    homes::say_elsewhere(&config)?;
     let mut places = reach(&config, "prove").await?.places;
     let (mut proven, mut exit, mut refused) = (Vec::new(), Exit::Done, None);
     for (name, service) in &config.services {
@@ -134,16 +135,6 @@ async fn of_service(
     let Some(home) = found.home.clone() else {
         return Ok((unproven(found, "he lives nowhere that we know"), unreached));
     };
-    let Some(key) = config
-        .sites
-        .get(&SiteName::from(home.as_str()))
-        .map(ledger::key_of)
-        .transpose()?
-        .flatten()
-    else {
-        let why = format!("the site {home} has no key here, with which to sign");
-        return Ok((unproven(found, &why), unreached));
-    };
     let mut gathered = Vec::new();
     let mut unsealed = 0;
     let user = UserKey::new(found.user.clone());
@@ -153,11 +144,24 @@ async fn of_service(
         unsealed += log::waiting(&*place.session).await.map_err(failed)?;
         gathered.extend(gather(place, &user).await.map_err(failed)?);
     }
-    if !gathered.iter().any(|one| one.evidence.site == home) {
-        let why = format!("the ledger of {home} is not sealed: run `domicile ledger seal`");
+    // Where his home is a site that is not reached from here, the one that he left for it proves that he left.
+    let at_home = |place: &Place| place.service == *name && place.site.as_str() == home;
+    let left = |one: &&Gathered| proof::left(&one.evidence.site, &home, &one.entries).is_some();
+    let by = match places.iter().any(at_home) {
+        true => None,
+        false => gathered.iter().find(left),
+    };
+    let by = SiteName::from(by.map_or(home.as_str(), |one| &one.evidence.site));
+    let key = config.sites.get(&by).map(ledger::key_of).transpose()?;
+    let Some(key) = key.flatten() else {
+        let why = format!("the site {by} has no key here, with which to sign");
+        return Ok((unproven(found, &why), unreached));
+    };
+    if !gathered.iter().any(|one| one.evidence.site == by.as_str()) {
+        let why = format!("the ledger of {by} is not sealed: run `domicile ledger seal`");
         return Ok((unproven(found, &why), unreached));
     }
-    let (proof, since) = put_together(&found, &home, &key, gathered)
+    let (proof, since) = put_together(&found, (&home, by.as_str()), &key, gathered)
         .or_fail(Exit::Unreached, || "cannot write the statement".to_owned())?;
     let report = proof.check(pins);
     let proven = Proven {
@@ -223,14 +227,18 @@ async fn gather(place: &mut Place, user: &UserKey) -> residency::Result<Option<G
 /// The proof, and since when he lives there.
 fn put_together(
     found: &Whereabouts,
-    home: &str,
+    (home, by): (&str, &str),
     key: &SiteKey,
     gathered: Vec<Gathered>,
 ) -> Result<(Proof, Option<String>), serde_json::Error> {
-    let at_home = gathered.iter().filter(|one| one.evidence.site == home);
-    let since = proof::since(home, at_home.flat_map(|one| &one.entries));
+    let there = gathered.iter().filter(|one| one.evidence.site == by);
+    let entries = there.flat_map(|one| &one.entries);
+    let since = match by == home {
+        true => proof::since(home, entries),
+        false => proof::left(by, home, entries),
+    };
     let mut keys = ::ledger::keyring::Keys::new();
-    keys.entry(home.to_owned()).or_default().push(key.public());
+    keys.entry(by.to_owned()).or_default().push(key.public());
     let (mut logs, mut looked) = (Vec::new(), Vec::new());
     for one in gathered {
         for (site, key) in one.keys {
@@ -247,6 +255,7 @@ fn put_together(
         user: found.user.clone(),
         service: found.service.clone(),
         home: home.to_owned(),
+        by: (by != home).then(|| by.to_owned()),
         epoch: found.epoch,
         state: found.state.clone(),
         rule: found.rule.clone(),

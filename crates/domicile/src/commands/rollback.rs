@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use handoff::record::{Kept, Resident, State};
-use model::{Epoch, MoveId, ServiceName, UserKey};
+use model::{Epoch, MoveId, ServiceName, SiteName, UserKey};
 use mover::drive::{Expected, Wanted};
 use residency::journal::{self, MoveRow, Purpose};
 use residency::{audit, records};
 
-use super::apply::{Errand, carry};
+use super::apply::{self, Errand, carry};
 use super::erase::{moves, no_such_move};
 use super::homes::{self, Home};
 use super::ledger;
@@ -17,10 +17,15 @@ use crate::cli::Rollback;
 use crate::config::{Config, Service};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 use crate::render::Form;
+use crate::render::progress::Progress;
+use crate::site;
 
 /// Takes a move back, or several, as `apply` names them: the last first. 2 where one is still running or unknown.
 pub async fn run(config: &Config, args: &Rollback) -> Outcome {
     let asked = moves(&args.r#move);
+    if let Some(site) = site::of_daemon(config, args.site.as_deref())? {
+        return by_daemon(config, args, asked, &site).await;
+    }
     let mut found: Vec<MoveRow> = Vec::new();
     for (name, service) in &config.services {
         for site in homes::sites(service) {
@@ -82,6 +87,21 @@ pub async fn run(config: &Config, args: &Rollback) -> Outcome {
     outcome
 }
 
+/// What the daemon of the site that the users went to does for us.
+async fn by_daemon(
+    config: &Config,
+    args: &Rollback,
+    asked: Vec<MoveId>,
+    site: &SiteName,
+) -> Outcome {
+    let form = Form::of_stdout(args.json.json);
+    let daemon = site::reach(config, site)?;
+    let progress =
+        Progress::start(form).or_fail(Exit::Unreached, || "cannot show progress".into())?;
+    let ended = daemon.rollback(asked, &progress).await;
+    apply::ended(progress, ended, form)
+}
+
 /// Who went with the move and has not left its target since, and whether an earlier run has begun to take it back.
 async fn passengers(
     name: &ServiceName,
@@ -125,7 +145,7 @@ async fn passengers(
 }
 
 /// The epoch at which somebody left who has not come back since: on his way back the record keeps it.
-fn left_at(here: &Resident) -> Option<Epoch> {
+pub(crate) fn left_at(here: &Resident) -> Option<Epoch> {
     match &here.state {
         State::Departed { epoch, .. } => Some(*epoch),
         State::Arriving { kept, .. } | State::Clearing { kept, .. } => {

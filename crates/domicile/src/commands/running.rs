@@ -31,7 +31,7 @@ pub(super) async fn reach(config: &Config, purpose: &str) -> Outcome<Reached> {
         unreached: None,
     };
     for (name, service) in &config.services {
-        for site in homes::sites(service) {
+        for site in homes::here(service) {
             match open(name, service, site, purpose).await {
                 Ok(place) => reached.places.extend(place),
                 Err(failure) if failure.exit == Exit::Unreached => {

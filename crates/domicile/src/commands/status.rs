@@ -23,12 +23,13 @@ use crate::render::status::{
 
 /// Shows what is known. A site that cannot be read is named, and the rest is shown (3).
 pub async fn run(config: &Config, args: &cli::Status) -> Outcome {
+    homes::say_elsewhere(config)?;
     let mut status = Status::default();
     let mut survey = plan::Survey::default();
     let mut slots = Vec::new();
     for (name, service) in &config.services {
         let mut homes = Vec::new();
-        for site in homes::sites(service) {
+        for site in homes::here(service) {
             match look(name, service, site, &mut survey).await {
                 Ok(home) => homes.push(home),
                 Err(failure) => status.not_read.push(NotRead {
@@ -40,7 +41,7 @@ pub async fn run(config: &Config, args: &cli::Status) -> Outcome {
         }
         for seen in &homes {
             slots.extend(slot_of(name, service, seen).await?);
-            status.in_doubt.extend(in_doubt(name, service, seen).await?);
+            status.in_doubt.extend(in_doubt(config, name, seen).await?);
             status.add_set_aside(set_aside(name, seen).await?);
         }
         for seen in &homes {
@@ -162,16 +163,13 @@ async fn slot_of(name: &ServiceName, service: &Service, seen: &Seen) -> Outcome<
     }))
 }
 
-async fn in_doubt(name: &ServiceName, service: &Service, seen: &Seen) -> Outcome<Vec<InDoubt>> {
+async fn in_doubt(config: &Config, name: &ServiceName, seen: &Seen) -> Outcome<Vec<InDoubt>> {
     let mut found = Vec::new();
     if !seen.installed {
         return Ok(found);
     }
-    for to in service
-        .databases
-        .keys()
-        .filter(|site| **site != seen.home.site)
-    {
+    // Also to a site whose database is not known here.
+    for to in config.sites.keys().filter(|site| **site != seen.home.site) {
         let batches = journal::batches_in(&*seen.home.session, "offered", to)
             .await
             .or_fail(Exit::Unreached, || {

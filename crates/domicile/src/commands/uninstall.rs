@@ -22,6 +22,10 @@ pub async fn run(config: &Config, args: &Uninstall) -> Outcome {
         .as_deref()
         .map(|site| homes::known_site(config, site))
         .transpose()?;
+    homes::refuse_elsewhere(
+        config,
+        "uninstall looks at all sites whether users are known to live where it takes the records",
+    )?;
     for admin in &args.admin {
         homes::known_site(config, &admin.site)?;
     }

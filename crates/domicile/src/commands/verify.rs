@@ -33,6 +33,7 @@ pub async fn run(config: &Config, args: &Verify) -> Outcome {
     if let Some(name) = &asked {
         config.service(name)?;
     }
+    homes::refuse_elsewhere(config, "verify compares the databases of all sites")?;
     let mut verified = Verified::default();
     for (name, service) in &config.services {
         if asked.as_ref().is_none_or(|asked| asked == name) {

@@ -19,6 +19,7 @@ use crate::render::whereabouts::{Whereabouts, render};
 /// Asks every site of the service, or of every service. 1 where he lives nowhere, 2 where the key can be nobody's, 3
 /// where a site was not reached: what the others say is shown all the same.
 pub async fn run(config: &Config, args: &Where) -> Outcome {
+    homes::say_elsewhere(config)?;
     let services = services(config, args.service.as_deref())?;
     let user = UserKey::from(args.user.as_str());
     let mut found = Vec::new();
@@ -69,7 +70,7 @@ pub(super) async fn of_service(
     let mut user = asked.clone();
     let mut reached = Vec::new();
     let mut unreached = None;
-    for site in homes::sites(service) {
+    for site in homes::here(service) {
         match Home::open_installed(name, service, site, "where").await {
             Ok(home) => reached.push(home),
             Err(failure) if failure.exit == Exit::Unreached => {

@@ -63,15 +63,38 @@ pub enum Reader {
 impl Config {
     /// Reads `file`, for a command. Where sites are linked it need not know of the databases of others.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let config = Self::load_for(Reader::Site, file)?;
-        let linked = |site: &Site| {
-            site.link
-                .as_ref()
-                .is_some_and(|link| link.address.is_some())
+        let mut config = Self::load_for(Reader::Site, file)?;
+        if !config.is_linked() {
+            return Self::load_for(Reader::Programme, file);
+        }
+        config.forget_others();
+        Ok(config)
+    }
+
+    /// Whether sites are linked: then each has a daemon, which opens its own databases alone.
+    pub fn is_linked(&self) -> bool {
+        let mut links = self.sites.values().filter_map(|site| site.link.as_ref());
+        links.any(|link| link.address.is_some())
+    }
+
+    /// The sites none of whose databases is known here, where sites are linked.
+    pub fn elsewhere(&self) -> Vec<&SiteName> {
+        let known = |site: &&SiteName| {
+            let mut services = self.services.values();
+            services.any(|service| service.databases.contains_key(*site))
         };
-        match config.sites.values().any(linked) {
-            true => Ok(config),
-            false => Self::load_for(Reader::Programme, file),
+        let sites = self.sites.keys().filter(|_| self.is_linked());
+        sites.filter(|site| !known(site)).collect()
+    }
+
+    /// A URL that cannot be had here is one of another site's, where this configuration has another site's key.
+    fn forget_others(&mut self) {
+        let sites = &self.sites;
+        let own = |site: &SiteName| sites.get(site).is_some_and(|site| site.key.is_some());
+        for service in self.services.values_mut() {
+            service
+                .databases
+                .retain(|site, database| own(site) || database.url().is_ok());
         }
     }
 

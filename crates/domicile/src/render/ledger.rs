@@ -43,6 +43,9 @@ pub struct RefusedBy {
 /// What `ledger verify` found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verified {
+    /// The sites that it is about, where it is not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of: Option<Vec<String>>,
     /// Each log.
     pub logs: Vec<VerifiedLog>,
     /// What is wrong.
@@ -84,6 +87,7 @@ impl Verified {
         });
         let findings = report.findings.into_iter();
         Self {
+            of: report.of,
             logs: logs.collect(),
             findings: findings.filter(|finding| asked(&finding.site)).collect(),
         }
@@ -135,8 +139,13 @@ pub fn render(verified: &Verified, form: Form) -> String {
         }
         (false, _) => "",
     };
+    let of = match &verified.of {
+        // It may be a file that somebody sent.
+        Some(of) => format!("Of these sites alone: {}.\n", plain(&of.join(", "))),
+        None => String::new(),
+    };
     format!(
-        "{}{}{last}",
+        "{}{}{last}{of}",
         grid.show(form),
         render_findings(&verified.findings)
     )
@@ -219,6 +228,7 @@ mod tests {
             }],
         };
         let report = Report {
+            of: None,
             logs: vec![log],
             findings,
         };

@@ -99,6 +99,13 @@ fn stated(statement: &Statement) -> String {
         Some(since) => format!("since {since}"),
         None => "since before any entry of its ledger".to_owned(),
     };
+    if let Some(by) = &statement.by {
+        let line = format!(
+            "User {} of {}: left {by} for {} {since}, epoch {}; that he lives there is for {} to prove.",
+            statement.user, statement.service, statement.home, statement.epoch, statement.home
+        );
+        return format!("{}\n", plain(&line));
+    }
     let line = format!(
         "User {} of {}: home {} {since}, epoch {}, {}, by {}.",
         statement.user,

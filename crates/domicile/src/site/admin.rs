@@ -9,13 +9,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use futures_util::stream;
-use model::UserKey;
+use model::{MoveId, UserKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::departures::{Departures, Ended, Failed, Told};
 use crate::commands::plan::Measure;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, Outcome};
 
 /// What is to be planned, or done.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -29,12 +29,20 @@ pub(super) struct Wanted {
     pub rows: bool,
 }
 
-/// `POST /plan`, answered with the plan, and `POST /apply`, answered with one event a line and at last how it ended. A refusal
+/// Moves whose users are to be taken home.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Back {
+    /// The moves.
+    pub moves: Vec<MoveId>,
+}
+
+/// `POST /plan`, answered with the plan, and `POST /apply` and `/rollback`, answered with one event a line and at last how it ended. A refusal
 /// is a [`Failed`], with a code that is not 200.
 pub(super) fn routes(departures: Arc<Departures>) -> Router {
     Router::new()
         .route("/plan", post(plan))
         .route("/apply", post(apply))
+        .route("/rollback", post(rollback))
         .with_state(departures)
 }
 
@@ -52,9 +60,20 @@ async fn plan(State(departures): State<Arc<Departures>>, Json(wanted): Json<Want
 async fn apply(State(departures): State<Arc<Departures>>, Json(wanted): Json<Wanted>) -> Response {
     let phase = wanted.phase.as_deref();
     let ordered = match departures.plan(phase, Measure::Users).await {
-        Ok(plan) => departures.order(&plan, wanted.users),
+        Ok(plan) => departures.order(Departures::leaving(&plan, &wanted.users)),
         Err(failure) => Err(failure),
     };
+    answered(ordered)
+}
+
+async fn rollback(State(departures): State<Arc<Departures>>, Json(back): Json<Back>) -> Response {
+    answered(match departures.going_back(back.moves).await {
+        Ok(errands) => departures.order(errands),
+        Err(failure) => Err(failure),
+    })
+}
+
+fn answered(ordered: Outcome<Vec<mpsc::UnboundedReceiver<Told>>>) -> Response {
     match ordered {
         Ok(told) => {
             let lines = stream::unfold(Lines::of(told), Lines::next);

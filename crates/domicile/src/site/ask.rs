@@ -8,11 +8,13 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use model::plan::Plan;
-use model::{SiteName, UserKey};
+use model::{MoveId, SiteName, UserKey};
 use mover::event::Observer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::admin::Wanted;
+use super::admin::{Back, Wanted};
 use super::departures::{Ended, Failed, Told};
 use crate::commands::homes::known_site;
 use crate::commands::plan::Measure;
@@ -32,11 +34,7 @@ pub struct Asked {
 /// # Errors
 /// 2 where it cannot be told which.
 pub fn of_daemon(config: &Config, named: Option<&str>) -> Outcome<Option<SiteName>> {
-    let linked = config.sites.values().any(|site| {
-        site.link
-            .as_ref()
-            .is_some_and(|link| link.address.is_some())
-    });
+    let linked = config.is_linked();
     if let Some(named) = named {
         let site = known_site(config, named)?;
         return match linked {
@@ -81,7 +79,16 @@ impl Asked {
             users: None,
             rows: measure == Measure::Rows,
         };
-        let answer = self.post("/plan", &wanted).await?;
+        self.question("/plan", &wanted).await
+    }
+
+    /// Its answer to a question.
+    pub(super) async fn question<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        wanted: &impl Serialize,
+    ) -> Outcome<T> {
+        let answer = self.post(path, wanted).await?;
         let body = answer.into_body().collect().await;
         let body = body.or_fail(Exit::Unreached, || self.lost())?.to_bytes();
         serde_json::from_slice(&body).or_fail(Exit::Unreached, || self.unread())
@@ -99,7 +106,21 @@ impl Asked {
             users,
             rows: false,
         };
-        let mut body = self.post("/apply", &wanted).await?.into_body();
+        self.told("/apply", &wanted, observer).await
+    }
+
+    /// Has the users of `moves` taken home from here, the last move first; as [`apply`](Self::apply).
+    pub async fn rollback(&self, moves: Vec<MoveId>, observer: &dyn Observer) -> Outcome<Ended> {
+        self.told("/rollback", &Back { moves }, observer).await
+    }
+
+    async fn told(
+        &self,
+        path: &str,
+        wanted: &impl Serialize,
+        observer: &dyn Observer,
+    ) -> Outcome<Ended> {
+        let mut body = self.post(path, wanted).await?.into_body();
         let mut come = Vec::new();
         loop {
             let lost = || format!("{}; it goes on with the move all the same", self.lost());
@@ -120,7 +141,7 @@ impl Asked {
         }
     }
 
-    async fn post(&self, path: &str, wanted: &Wanted) -> Outcome<Response<Incoming>> {
+    async fn post(&self, path: &str, wanted: &impl Serialize) -> Outcome<Response<Incoming>> {
         let failed = || {
             format!(
                 "cannot ask the daemon of {} at {}",

@@ -16,7 +16,7 @@ use remote::{Distant, Reception, Tells};
 use residency::door;
 use tokio::sync::Mutex;
 
-use super::homes::told;
+use super::failure_of;
 use crate::commands::homes::Home;
 use crate::commands::routes::{end, peers};
 use crate::config::{Config, Service};
@@ -207,7 +207,9 @@ impl OwnRecords {
             let configured = self.config.service(service)?;
             Home::open_installed(service, configured, &self.site, purpose).await
         };
-        let home = opened.await.map_err(|failure| told(&self.site, failure))?;
+        let home = opened
+            .await
+            .map_err(|failure| failure_of(&self.config, &self.site, &failure))?;
         Ok(home.session)
     }
 }

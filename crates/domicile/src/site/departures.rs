@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::daemon::{Leading, Soon, View, Work, WorkError};
 use model::plan::{Plan, PlannedMove};
-use model::{Market, ServiceName, SiteName, UserKey};
+use model::{Market, MoveId, ServiceName, SiteName, UserKey};
 use mover::Error;
 use mover::drive::{self, Expected, Wanted};
 use mover::event::{Event, Observer};
@@ -52,15 +52,22 @@ pub struct Failed {
     pub mend: Option<String>,
 }
 
-/// Users who are to leave.
+/// What is to be done, and whom it is told to.
 pub(super) struct Order {
-    plan: Plan,
-    users: Option<Vec<UserKey>>,
-    told: mpsc::UnboundedSender<Told>,
+    errand: Errand,
+    pub(super) told: mpsc::UnboundedSender<Told>,
+}
+
+/// Users of one service who are to leave.
+pub(super) enum Errand {
+    /// Those of a plan; of them these alone, if any are named.
+    Plan(Plan, Option<Vec<UserKey>>),
+    /// Those who came with these moves go home again, each to the site that its move left from.
+    Back(Vec<(MoveId, SiteName)>),
 }
 
 /// The orders of one service: one at a time.
-struct Desk {
+pub(super) struct Desk {
     busy: AtomicBool,
     send: mpsc::Sender<Order>,
     orders: Mutex<mpsc::Receiver<Order>>,
@@ -68,10 +75,10 @@ struct Desk {
 
 /// All services' departures from this site.
 pub(super) struct Departures {
-    config: Arc<Config>,
-    site: SiteName,
-    view: View,
-    desks: BTreeMap<ServiceName, Desk>,
+    pub(super) config: Arc<Config>,
+    pub(super) site: SiteName,
+    pub(super) view: View,
+    pub(super) desks: BTreeMap<ServiceName, Desk>,
 }
 
 // === impl Failed ===
@@ -127,26 +134,43 @@ impl Departures {
         plan::of(&self.config, &survey, phase)
     }
 
-    /// Takes an order for every service of `plan`. Each is told of by itself; whoever listens may go, and it is carried
+    /// What a plan comes to, service by service.
+    pub(super) fn leaving(
+        plan: &Plan,
+        users: &Option<Vec<UserKey>>,
+    ) -> BTreeMap<ServiceName, Errand> {
+        let mut services: BTreeMap<ServiceName, Vec<PlannedMove>> = BTreeMap::new();
+        for planned in &plan.moves {
+            let of_service = services.entry(planned.service.clone()).or_default();
+            of_service.push(planned.clone());
+        }
+        let errand = |moves| {
+            let plan = Plan {
+                moves,
+                ..plan.clone()
+            };
+            Errand::Plan(plan, users.clone())
+        };
+        let services = services.into_iter();
+        services
+            .map(|(name, moves)| (name, errand(moves)))
+            .collect()
+    }
+
+    /// Takes an order for every service. Each is told of by itself; whoever listens may go, and it is carried
     /// out all the same.
     ///
     /// # Errors
     /// 2 where this daemon does not lead, or a move is running; nothing is begun then.
     pub(super) fn order(
         &self,
-        plan: &Plan,
-        users: Option<Vec<UserKey>>,
+        services: BTreeMap<ServiceName, Errand>,
     ) -> Outcome<Vec<mpsc::UnboundedReceiver<Told>>> {
-        let mut services: BTreeMap<&ServiceName, Vec<PlannedMove>> = BTreeMap::new();
-        for planned in &plan.moves {
-            let of_service = services.entry(&planned.service).or_default();
-            of_service.push(planned.clone());
-        }
         let mut taken = Vec::new();
         for name in services.keys() {
             let desk = self
                 .desks
-                .get(*name)
+                .get(name)
                 .filter(|_| self.view.office(name).is_some());
             let free = match desk {
                 None => Err(
@@ -170,16 +194,9 @@ impl Departures {
             }
         }
         let mut all = Vec::new();
-        for (moves, desk) in services.into_values().zip(taken) {
+        for (errand, desk) in services.into_values().zip(taken) {
             let (told, listening) = mpsc::unbounded_channel();
-            let order = Order {
-                plan: Plan {
-                    moves,
-                    ..plan.clone()
-                },
-                users: users.clone(),
-                told,
-            };
+            let order = Order { errand, told };
             // There is room: it was not busy.
             if desk.send.try_send(order).is_ok() {
                 all.push(listening);
@@ -197,9 +214,13 @@ impl Departures {
                 (Some(phase), None) => self.markets(name, phase, &purpose.target).await?,
                 _ => Vec::new(),
             };
-            let wanted = match markets.is_empty() {
-                true => Wanted::Users(Vec::new()),
-                false => Wanted::Markets(markets),
+            let wanted = match (markets.is_empty(), &purpose.of) {
+                (false, _) => Wanted::Markets(markets),
+                // Those too whom the way back had not begun with.
+                (true, Some(of)) => {
+                    Wanted::Users(self.passengers(name, &purpose.target, of).await?)
+                }
+                (true, None) => Wanted::Users(Vec::new()),
             };
             tracing::info!(service = %name, to = %purpose.target, "going on with an unfinished move");
             let to = purpose.target.clone();
@@ -256,8 +277,12 @@ impl Departures {
     ) -> Result<u64, Interrupted> {
         self.resume(leading, stop).await?;
         let name = &leading.service;
+        let (plan, only) = match &order.errand {
+            Errand::Plan(plan, only) => (plan, only),
+            Errand::Back(moves) => return self.take_back(name, stop, moves, order).await,
+        };
         let mut ways: BTreeMap<SiteName, (Vec<Market>, Expected)> = BTreeMap::new();
-        for planned in &order.plan.moves {
+        for planned in &plan.moves {
             let (markets, expected) = ways.entry(planned.to.clone()).or_default();
             markets.push(planned.market.clone());
             expected.users += planned.users;
@@ -271,10 +296,10 @@ impl Departures {
                 service: name.clone(),
                 source: self.site.clone(),
                 target: to.clone(),
-                phase: order.plan.phase.clone(),
+                phase: plan.phase.clone(),
                 of: None,
             };
-            let (wanted, expected) = match &order.users {
+            let (wanted, expected) = match only {
                 None => (Wanted::Markets(markets), expected),
                 Some(users) => {
                     let users = self.wanted(name, users, &markets).await?;
@@ -308,7 +333,7 @@ impl Departures {
         among(&end, users, markets).await
     }
 
-    async fn carry(
+    pub(super) async fn carry(
         &self,
         (name, to, stop): (&ServiceName, &SiteName, &Stop),
         purpose: Purpose,
@@ -343,7 +368,7 @@ impl Departures {
 }
 
 /// What stopped a move here.
-struct Interrupted {
+pub(super) struct Interrupted {
     failure: Failure,
     /// Whether it is worth trying again without anybody's doing.
     again: bool,
@@ -441,7 +466,7 @@ impl Interrupted {
 }
 
 /// Tells the log, and whoever gave the order.
-struct Watch(Option<mpsc::UnboundedSender<Told>>);
+pub(super) struct Watch(pub(super) Option<mpsc::UnboundedSender<Told>>);
 
 impl Observer for Watch {
     fn note(&self, event: &Event) {

@@ -70,18 +70,7 @@ impl SiteHomes {
     }
 
     fn told(&self, failure: Failure) -> Told {
-        told(&self.site, failure)
-    }
-}
-
-/// What a peer is told of a failure at `site`, this one.
-pub(super) fn told(site: &SiteName, failure: Failure) -> Told {
-    tracing::warn!(%site, "{failure}");
-    Told::Other {
-        site: site.clone(),
-        what: crate::config::scrub(&format!("{:#}", failure.error)),
-        sqlstate: None,
-        ends: false,
+        super::failure_of(&self.config, &self.site, &failure)
     }
 }
 

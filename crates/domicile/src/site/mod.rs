@@ -1,40 +1,58 @@
-//! What a site's daemon does for moves: receives users who come, and carries those who leave. The works that `serve` plugs
+//! What a site's daemon does for moves: receives users who come, and carries those who leave; and for the ledgers, which it seals
+//! and has its peers countersign. The works that `serve` plugs
 //! into the daemon, and the words in which the commands of the same machine speak with it.
 
 mod admin;
+mod answers;
 mod ask;
 mod comparing;
 mod departures;
+mod holding;
 mod homes;
+mod passengers;
 mod route;
+mod seals;
+mod vouched;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::daemon::Daemon;
 use model::SiteName;
-use remote::{Reception, Telling};
+use mover::failure::{Failure as Told, for_others};
+use remote::{Questions, Reception, Telling};
 
 pub use ask::{of_daemon, reach};
+pub use departures::Ended;
+pub use holding::ByDaemon;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError, scrub};
+use crate::exit::Failure;
+use answers::SiteAnswers;
 use comparing::{Comparing, OwnRecords};
 use departures::Departures;
 use homes::SiteHomes;
+use seals::Seals;
 
 /// How often it is looked whether visitors have gone.
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// Adds to `daemon` what it does for moves at `site`.
 #[must_use]
-pub fn plug(daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
+pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     let config = Arc::new(config);
     let homes = SiteHomes::new(Arc::clone(&config), site.clone());
     let reception = Arc::new(Reception::new(site.clone(), Arc::new(homes)));
     let telling = OwnRecords::new(Arc::clone(&config), site.clone(), Arc::clone(&reception));
     let telling = Telling::new(site.clone(), Arc::new(telling));
     let comparing = Comparing::new(Arc::clone(&config), site.clone());
-    let departures = Arc::new(Departures::new(config, site.clone(), daemon.view().clone()));
+    let view = daemon.view().clone();
+    let vouched = Arc::new(vouched::Vouched::new(view.clone()));
+    let measured = vouched::Measured(Arc::clone(&vouched));
+    daemon.registry().register_collector(Box::new(measured));
+    let seals = Seals::new(Arc::clone(&config), site.clone(), Arc::clone(&vouched));
+    let answers = SiteAnswers::new(Arc::clone(&config), site.clone(), view.clone(), vouched);
+    let departures = Arc::new(Departures::new(config, site.clone(), view.clone()));
     let visited = Arc::clone(&reception);
     tokio::spawn(async move {
         loop {
@@ -47,7 +65,91 @@ pub fn plug(daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .hears(reception)
         .hears(Arc::new(telling))
         .work(Arc::new(comparing))
+        .hears(Arc::new(Questions::new(Arc::new(answers))))
         .work(Arc::new(work))
+        .work(Arc::new(seals))
         .work(Arc::clone(&departures) as Arc<dyn ::daemon::Work>)
         .routes(admin::routes(departures))
+        .routes(holding::routes(view))
+}
+
+/// A failure in words, for a log.
+fn told(failure: &Failure) -> String {
+    scrub(&format!("{:#}", failure.error))
+}
+
+/// A failure as a peer is told of it; our own log has all of it.
+fn failure_of(config: &Config, site: &SiteName, failure: &Failure) -> Told {
+    tracing::warn!(%site, "{failure}");
+    let mut what = match failure.error.downcast_ref::<ConfigError>() {
+        // Names files and variables of this machine.
+        Some(_) => "its configuration is not in order".to_owned(),
+        None => scrub(&for_others(&*failure.error)),
+    };
+    // Some of our own words name the database.
+    for service in config.services.values() {
+        let database = service.databases.get(site);
+        if let Some(Ok(url)) = database.map(crate::config::Database::url) {
+            let place = postgres::connect::redacted(url.expose());
+            what = what.replace(&place, "its database");
+        }
+    }
+    Told::Other {
+        site: site.clone(),
+        what,
+        sqlstate: None,
+        ends: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use postgres::connect::ConnectError;
+
+    use super::*;
+    use crate::exit::{Exit, OrFail as _};
+
+    const CONFIG: &str = r#"
+        [site.beijing]
+        [site.singapore]
+        [service.shop]
+        origin = "beijing"
+        ids = "ranges"
+        database.beijing = "postgres://mover:geheim@db.internal:5433/shop"
+        user = { table = "customer", key = "id" }
+    "#;
+
+    #[test]
+    fn a_peer_hears_neither_host_nor_port_nor_role() {
+        let config = Config::parse(CONFIG, Path::new("domicile.toml")).expect("it is good");
+        let site = SiteName::from("beijing");
+        let what = |failure: Failure| match failure_of(&config, &site, &failure) {
+            Told::Other { what, .. } => what,
+            other => panic!("{other:?}"),
+        };
+        let place = "db.internal:5433/shop as mover".to_owned();
+        let away = Err::<(), _>(ConnectError::TimedOut {
+            place: place.clone(),
+        });
+        let away = away.or_fail(Exit::Unreached, || {
+            "shop: cannot reach its database at beijing".to_owned()
+        });
+        let away = what(away.expect_err("it is away"));
+        assert_eq!(
+            away,
+            "shop: cannot reach its database at beijing: the database there cannot be reached"
+        );
+        let standby = format!("shop: the server at beijing is a standby ({place})");
+        assert_eq!(
+            what(Failure::usage(standby)),
+            "shop: the server at beijing is a standby (its database)"
+        );
+        let unset = CONFIG.replace("\"postgres", "{ env = \"NO_SUCH_VARIABLE\" } # ");
+        let unset = Config::parse(&unset, Path::new("/etc/domicile/bj.toml")).expect("it is good");
+        let unset = unset.services.values().next().expect("one").databases[&site].url();
+        let unset = what(Failure::from(unset.expect_err("it is not set")));
+        assert_eq!(unset, "its configuration is not in order");
+    }
 }

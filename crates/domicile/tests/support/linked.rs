@@ -13,6 +13,9 @@ use super::program::Program;
 use super::served::{Served, free_port, leads, sees};
 use super::{SITES, World};
 
+/// The points that a daemon passes when it seals a ledger.
+pub const SEALING: [&str; 3] = ["after-take", "after-head", "after-witness"];
+
 /// The two sites of a world, linked.
 pub struct Linked {
     /// The world.
@@ -33,6 +36,7 @@ impl Linked {
         for n in [0, 1] {
             linked.configure(n, &ports, &pins)?;
         }
+        linked.configure_all(&pins)?;
         Ok(linked)
     }
 
@@ -63,6 +67,40 @@ impl Linked {
             .collect();
         std::fs::write(self.world.path(&file(own)), lines.join("\n"))?;
         Ok(())
+    }
+
+    /// Of somebody who reaches both databases, with nobody's key: `all.toml`.
+    fn configure_all(&self, pins: &[String]) -> Result<()> {
+        let mut text = std::fs::read_to_string(self.world.path("domicile.toml"))?;
+        for (site, pin) in SITES.into_iter().zip(pins) {
+            let head = format!("[site.{site}]\n");
+            text = text.replace(&head, &format!("{head}link = {{ pins = [\"{pin}\"] }}\n"));
+        }
+        std::fs::write(self.world.path("all.toml"), text)?;
+        Ok(())
+    }
+
+    /// The sites' pins, as flags.
+    pub fn pins(&self) -> Result<Vec<String>> {
+        let pin = |site: &&str| {
+            let pem = std::fs::read_to_string(self.world.path(&format!("{site}.key")))?;
+            let key = ledger::key::SiteKey::from_pem(&pem)?;
+            Ok(format!("--pin={site}={}", key.public().pin()))
+        };
+        SITES.iter().map(pin).collect()
+    }
+
+    /// A command of somebody who reaches both databases.
+    pub fn everywhere(&self, args: &[&str]) -> Program {
+        self.world
+            .program(&[&["--config", "all.toml"], args].concat())
+    }
+
+    /// A command at a site, with its configuration.
+    pub fn at(&self, site: usize, args: &[&str]) -> Program {
+        let file = file(site);
+        self.world
+            .program(&[&["--config", file.as_str()], args].concat())
     }
 
     /// `serve` of a site.

@@ -91,10 +91,10 @@ pub(super) async fn attend(
         return;
     };
     let said = match word {
-        Ok(Word::Decided(decision)) => make_durable(session, visit.target())
+        Ok(Word::Decided(decision)) => make_durable(session, &visit.target().site)
             .await
             .map(|()| decision),
-        Ok(Word::Stood(decision)) => all_durable(session, visit.target())
+        Ok(Word::Stood(decision)) => all_durable(session, &visit.target().site)
             .await
             .map(|()| decision),
         Ok(Word::Refuse(decision)) => {
@@ -419,7 +419,7 @@ async fn refuse(
     point("before-refuse");
     commit(tx, target, doing).await?;
     point("after-refuse");
-    make_durable(session, target).await?;
+    make_durable(session, &target.site).await?;
     Ok(word)
 }
 
@@ -500,7 +500,7 @@ pub(super) async fn became(
     }
     let wish = answer(standing.as_ref(), &records);
     if standing.is_some() || planted(Bug::AnswerFromState) && wish == Decision::Accepted {
-        all_durable(session, target).await?;
+        all_durable(session, &target.site).await?;
         return Ok(wish);
     }
     refuse(visit, session, Refusing::Asked(batch, users), wish).await

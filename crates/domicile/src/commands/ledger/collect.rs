@@ -9,6 +9,7 @@ use ::ledger::tree::{Frontier, Hash, Nodes};
 use ::ledger::{Finding, Kind};
 use residency::{log, witness};
 
+use super::super::homes;
 use super::super::running::{Place, reach, steer_failed};
 use crate::config::Config;
 use crate::exit::{Failure, Outcome};
@@ -30,8 +31,12 @@ pub(super) struct Collected {
 /// Reads everything. In an order in which what refers to something is read before it: others may write meanwhile, and nothing
 /// is ever taken back.
 pub(super) async fn collect(config: &Config) -> Outcome<Collected> {
+    homes::say_elsewhere(config)?;
     let reached = reach(config, "ledger").await?;
+    let elsewhere = config.elsewhere();
+    let here = config.sites.keys().filter(|site| !elsewhere.contains(site));
     let mut bundle = Bundle {
+        of: (!elsewhere.is_empty()).then(|| here.map(ToString::to_string).collect()),
         format: FORMAT.to_owned(),
         keys: Keys::new(),
         logs: Vec::new(),

@@ -10,6 +10,8 @@ use std::path::Path;
 
 use ::ledger::key::{Pin, Pins, SiteKey};
 
+pub(crate) use seal::now;
+
 use crate::cli::{Cli, PinArgs};
 use crate::config::{Config, Site};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -26,7 +28,7 @@ pub(super) fn pins(config: &Config) -> Outcome<Pins> {
     Ok(pins)
 }
 
-pub(super) fn pins_of(name: &str, site: &Site) -> Outcome<Vec<Pin>> {
+pub(crate) fn pins_of(name: &str, site: &Site) -> Outcome<Vec<Pin>> {
     site.pins().map_err(|why| {
         Failure::usage(format_args!("site.{name}: {why}"))
             .mend(format!("correct site.{name}.link.pins, or site.{name}.key"))
@@ -34,7 +36,7 @@ pub(super) fn pins_of(name: &str, site: &Site) -> Outcome<Vec<Pin>> {
 }
 
 /// The site's private key, where it is configured.
-pub(super) fn key_of(site: &Site) -> Outcome<Option<SiteKey>> {
+pub(crate) fn key_of(site: &Site) -> Outcome<Option<SiteKey>> {
     let key = site.key.as_ref().map(|key| key.key()).transpose();
     key.map_err(|error| Failure::from(error).mend(KEY))
 }

@@ -1,14 +1,15 @@
 //! `ledger seal`, and the same at the end of whatever writes entries.
 
-use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::ledger::key::{Pin, SiteKey};
 use model::{ServiceName, SiteName};
 use mover::seal::{Party, Sealed, seal};
+use tokio::time::{Instant, sleep};
 
-use super::super::running::{Place, reach};
-use super::super::{apply, show};
+use super::super::running::{Place, reach, steer_failed};
+use super::super::{apply, homes, show};
 use super::{KEY, key_of, pins_of};
 use crate::cli::LedgerSeal;
 use crate::config::{Config, scrub};
@@ -16,9 +17,17 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::render::Form;
 use crate::render::ledger::{SealedLog, render_sealed};
 
+/// How long the daemons may take to countersign what this command has sealed.
+const DAEMON_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether they have.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// What sealing came to.
 struct Done {
     logs: Vec<SealedLog>,
+    /// The databases.
+    places: Vec<Place>,
     /// Sites without a key here.
     keyless: Vec<SiteName>,
     /// What kept a site from being sealed.
@@ -38,30 +47,105 @@ impl Done {
 
 /// Seals. 1 where a peer refused to countersign, 2 where no site has a key, 3 where a site was not reached.
 pub async fn run(config: &Config, args: &LedgerSeal) -> Outcome {
-    let done = every(config).await?;
+    homes::say_elsewhere(config)?;
+    let elsewhere = config.elsewhere();
+    let mut done = every(config).await?;
     if let Some(unsigned) = done.unsigned() {
-        if done.keyless.len() == config.sites.len() {
+        if done.keyless.len() + elsewhere.len() == config.sites.len() {
             return Err(Failure::usage(unsigned).mend(KEY));
         }
         eprintln!("warning: {unsigned}");
+    }
+    let missing = countersigned_elsewhere(&elsewhere, &done.places, &mut done.logs).await?;
+    if !missing.is_empty() {
+        eprintln!(
+            "warning: not countersigned yet by {}: its daemon and that of this site do it as soon as they reach each other; \
+             `GET /status` of the daemon says why not",
+            missing.join(", ")
+        );
     }
     show(&render_sealed(&done.logs, Form::of_stdout(args.json.json)))?;
     if let Some(failed) = done.failed {
         return Err(failed);
     }
     let refused = done.logs.iter().any(|log| !log.refused.is_empty());
-    Ok(match (refused, done.unreached) {
-        (true, _) => Exit::Unfinished,
-        (false, Some(_)) => Exit::Unreached,
-        (false, None) => Exit::Done,
-    })
+    Ok(
+        match (refused, done.unreached.is_none() && missing.is_empty()) {
+            (true, _) => Exit::Unfinished,
+            (false, false) => Exit::Unreached,
+            (false, true) => Exit::Done,
+        },
+    )
+}
+
+/// Waits until the daemon of this site has had the heads countersigned by the sites whose databases are not known here.
+/// Returns who has not in time.
+async fn countersigned_elsewhere(
+    elsewhere: &[&SiteName],
+    places: &[Place],
+    logs: &mut [SealedLog],
+) -> Outcome<Vec<String>> {
+    let until = Instant::now() + DAEMON_PATIENCE;
+    let mut missing = BTreeSet::new();
+    for log in logs {
+        let of_log = |place: &&Place| {
+            (place.service.as_str(), place.site.as_str()) == (&*log.service, &*log.site)
+        };
+        let Some(place) = places.iter().find(of_log) else {
+            continue;
+        };
+        loop {
+            let vouch = residency::log::cosigned(&*place.session, Some(log.entries)).await;
+            let vouch = vouch.map_err(|error| {
+                let doing = format!("{}: cannot read the ledger of {}", log.service, log.site);
+                steer_failed(error, doing)
+            })?;
+            let vouch = vouch.get(&log.entries).map_or(&[][..], Vec::as_slice);
+            let lacks = |site: &&&SiteName| !vouch.iter().any(|one| one.peer == site.as_str());
+            let lacking: Vec<_> = elsewhere
+                .iter()
+                .filter(lacks)
+                .map(ToString::to_string)
+                .collect();
+            if lacking.is_empty() || Instant::now() >= until {
+                let others = elsewhere.iter().filter(|site| !lacks(site));
+                log.countersigned.extend(others.map(ToString::to_string));
+                missing.extend(lacking);
+                break;
+            }
+            sleep(LOOK).await;
+        }
+    }
+    Ok(missing.into_iter().collect())
 }
 
 /// Seals once something else is done: what is in the way is a warning, and the next time makes up for it.
 pub(in crate::commands) async fn after(config: &Config) {
-    let done = match every(config).await {
+    sealed_after(config).await;
+}
+
+/// As [`after`], and gives the daemons of linked sites time to countersign.
+pub(in crate::commands) async fn after_and_countersigned(config: &Config) {
+    if let Some(mut done) = sealed_after(config).await {
+        let elsewhere = config.elsewhere();
+        match countersigned_elsewhere(&elsewhere, &done.places, &mut done.logs).await {
+            Ok(missing) if missing.is_empty() => {}
+            Ok(missing) => eprintln!(
+                "warning: not countersigned yet by {}: write the receipts again later",
+                missing.join(", ")
+            ),
+            Err(failure) => warn(failure),
+        }
+    }
+}
+
+async fn sealed_after(config: &Config) -> Option<Done> {
+    let mut done = match every(config).await {
         Ok(done) => done,
-        Err(failure) => return warn(failure),
+        Err(failure) => {
+            warn(failure);
+            return None;
+        }
     };
     if let Some(unsigned) = done.unsigned() {
         eprintln!("warning: {unsigned}\nmend: {KEY}");
@@ -74,9 +158,10 @@ pub(in crate::commands) async fn after(config: &Config) {
             );
         }
     }
-    if let Some(failure) = done.failed {
+    if let Some(failure) = done.failed.take() {
         warn(failure);
     }
+    Some(done)
 }
 
 fn warn(failure: Failure) {
@@ -90,7 +175,12 @@ fn warn(failure: Failure) {
 
 async fn every(config: &Config) -> Outcome<Done> {
     let mut keys: BTreeMap<&SiteName, (Option<SiteKey>, Vec<Pin>)> = BTreeMap::new();
-    for (name, site) in &config.sites {
+    let elsewhere = config.elsewhere();
+    for (name, site) in config
+        .sites
+        .iter()
+        .filter(|(name, _)| !elsewhere.contains(name))
+    {
         let key = key_of(site)?;
         let pins = match key {
             Some(_) => pins_of(name.as_str(), site)?,
@@ -103,6 +193,7 @@ async fn every(config: &Config) -> Outcome<Done> {
     if keyless.len() == keys.len() {
         return Ok(Done {
             logs: Vec::new(),
+            places: Vec::new(),
             keyless,
             failed: None,
             unreached: None,
@@ -137,6 +228,7 @@ async fn every(config: &Config) -> Outcome<Done> {
     }
     Ok(Done {
         logs,
+        places: reached.places,
         keyless,
         failed,
         unreached: reached.unreached,
@@ -176,7 +268,7 @@ fn shown(service: &ServiceName, sealed: Sealed) -> SealedLog {
 }
 
 /// Seconds since 1970, by this machine's clock.
-pub(in crate::commands) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

@@ -25,7 +25,7 @@ pub async fn run(cli: &Cli, args: &LedgerVerify) -> Outcome {
     }
     let config = configuration(cli)?;
     if let Some(site) = &args.site {
-        homes::known_site(&config, site)?;
+        homes::known_here(&config, site)?;
     }
     let mut pins = pins(&config)?;
     for (site, pin) in &args.pins.pin {
