@@ -317,7 +317,7 @@ async fn a_daemon_opens_its_restored_site_once_it_has_heard_the_peers_over_the_l
         "restored",
         "--yes",
     ];
-    world.program(&args).run().await?.expect(0)?;
+    resolved(world, &args).await?;
     until_written(world, 0, gone[0], "DM423").await?;
     let args = [
         "--config",
@@ -332,11 +332,24 @@ async fn a_daemon_opens_its_restored_site_once_it_has_heard_the_peers_over_the_l
         "restored",
         "--yes",
     ];
-    world.program(&args).run().await?.expect(0)?;
+    resolved(world, &args).await?;
     for user in &gone {
         assert_eq!(write(world, 0, *user).await?, "ok");
     }
     world.expect_one_home_each().await
+}
+
+/// Waits until the daemon has heard its peers once more, and the lost are resolved.
+async fn resolved(world: &World, args: &[&str]) -> Result<()> {
+    let mut last = None;
+    let done = wait_until("they are resolved", PATIENCE, async || {
+        let ran = world.program(args).run().await?;
+        let done = ran.code == Some(0);
+        last = Some(ran);
+        Ok(done)
+    })
+    .await;
+    done.with_context(|| format!("{last:?}"))
 }
 
 async fn leading(served: &Served) -> Result<()> {

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::apply::failure;
 use super::confirm::confirmed;
 use super::homes::{self, Home};
-use super::routes::{Ends, heard, peers};
+use super::routes::{Ends, compare_service, peers};
 use super::running::reach;
 use super::{ledger, show, users};
 use crate::cli;
@@ -96,6 +96,9 @@ async fn lost_users(config: &Config, args: &cli::Resolve, lost: &str) -> Outcome
             "{name} has no other home at {to}"
         )));
     }
+    if !by_daemons(config) {
+        compare_service(&name, configured).await?;
+    }
     let mut home = Home::open_installed(&name, configured, &site, "resolve").await?;
     let cannot = || format!("{name}: cannot resolve lost users at {site}");
     let open = door::is_open(&*home.session).await;
@@ -143,8 +146,9 @@ async fn lost_users(config: &Config, args: &cli::Resolve, lost: &str) -> Outcome
     write(&mut home, &found, to.as_ref(), reason)
         .await
         .or_fail(Exit::Unreached, cannot)?;
-    if let Some(to) = to.as_ref().filter(|_| !by_daemons(config)) {
-        heard(&name, configured, to, &site).await?;
+    // The other site hears of it at once.
+    if !by_daemons(config) {
+        compare_service(&name, configured).await?;
     }
     let resolved = Resolved {
         service: name.to_string(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{ServiceName, SiteName};
-use mover::compare::{Heard, Near, Teller, hear_out, hear_peers, open_heard};
+use mover::compare::{Heard, Near, Teller, hear_peers, open_heard};
 use mover::host::Host;
 use mover::ports::{NoDoor, RowsOnly};
 use mover::route::{Bounds, End, Route, Stop, Target};
@@ -125,7 +125,8 @@ pub async fn compared(name: &ServiceName, service: &Service, home: &Home) -> Out
     }
 }
 
-async fn compare_service(name: &ServiceName, service: &Service) -> Outcome<()> {
+/// Lets every site of a service hear its peers, and opens those that are not.
+pub async fn compare_service(name: &ServiceName, service: &Service) -> Outcome<()> {
     let mut homes = Vec::new();
     for site in homes::sites(service) {
         let home = Home::open(name, service, site, "compare").await?;
@@ -185,23 +186,6 @@ pub fn peers(config: &Config, name: &ServiceName, site: &SiteName) -> Outcome<BT
         .collect();
     sites.remove(site);
     Ok(sites)
-}
-
-/// Lets the site `at` hear what `from` tells.
-pub async fn heard(
-    name: &ServiceName,
-    service: &Service,
-    at: &SiteName,
-    from: &SiteName,
-) -> Outcome<()> {
-    let mut home = Home::open_installed(name, service, at, "compare").await?;
-    let peer = Home::open_installed(name, service, from, "compare").await?;
-    let here = end(service, &home)?;
-    let near = Near::new(from.clone(), peer.session);
-    let heard = hear_out(&here, &mut home.session, &near).await;
-    heard
-        .map(drop)
-        .map_err(|error| failure(error, format!("{name}: {at} cannot hear {from}")))
 }
 
 /// The end of a move that `home` is.
