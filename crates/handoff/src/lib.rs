@@ -4,6 +4,7 @@
 //! - [`decision`]: the target's word on one batch, said once.
 //! - [`erasure`]: how far an erasure has come, and what may be said of it.
 //! - [`judge`]: what the target decides about a handoff from what it found.
+//! - [`steps`]: the durable steps by name, for the tests of deaths.
 //!
 //! The same functions run in the mover's transactions and under the model checker
 //! (`tests/model.rs`). The table of DESIGN section 6 is the list of events:
@@ -24,3 +25,4 @@ pub mod decision;
 pub mod erasure;
 pub mod judge;
 pub mod record;
+pub mod steps;
