@@ -29,3 +29,7 @@ bench what="all" *options:
 # The Debian package: built, installed, its program run against throwaway databases; needs cargo-deb
 package:
     packaging/test
+
+# A Debian package installed, its unit started and stopped, under a systemd of its own beside this machine's; as root
+package-try deb:
+    packaging/try-unit {{deb}}

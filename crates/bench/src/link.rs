@@ -1,6 +1,7 @@
-//! The figures about the link: what goes over the wire.
+//! The figures about the link: what goes over the wire, what comes over a bad path, how long users pause.
 
 mod delay;
+mod lossy;
 mod pause;
 
 use std::time::Instant;
@@ -31,6 +32,7 @@ struct Linked {
 /// Measures everything about the link.
 pub(crate) async fn measure(scale: f64, rounds: usize, report: &mut Report) -> Result<()> {
     wire(scale, rounds, report).await?;
+    lossy::measure(rounds, report).await?;
     pause::measure(report).await
 }
 
@@ -70,27 +72,28 @@ async fn wire(scale: f64, rounds: usize, report: &mut Report) -> Result<()> {
     })
 }
 
+/// Of `site`, whose key is `own`, with one peer.
+fn settings(site: &str, own: &NewKey, other: &str, theirs: &NewKey) -> Result<Settings> {
+    Ok(Settings {
+        site: site.into(),
+        identity: Identity::from_pem(own.pem())?,
+        listen: None,
+        flows: Settings::FLOWS,
+        window: Settings::WINDOW,
+        silence: Settings::SILENCE,
+        peers: vec![PeerSettings {
+            site: other.into(),
+            pins: Identity::from_pem(theirs.pem())?.pin().into(),
+            dial: None,
+        }],
+    })
+}
+
 // === impl Linked ===
 
 impl Linked {
     async fn start() -> Result<Self> {
         let (source, target) = (NewKey::draw()?, NewKey::draw()?);
-        let settings =
-            |site: &str, own: &NewKey, other: &str, theirs: &NewKey| -> Result<Settings> {
-                Ok(Settings {
-                    site: site.into(),
-                    identity: Identity::from_pem(own.pem())?,
-                    listen: None,
-                    flows: Settings::FLOWS,
-                    window: Settings::WINDOW,
-                    silence: Settings::SILENCE,
-                    peers: vec![PeerSettings {
-                        site: other.into(),
-                        pins: Identity::from_pem(theirs.pem())?.pin().into(),
-                        dial: None,
-                    }],
-                })
-            };
         let mut listens = settings("target", &target, "source", &source)?;
         listens.listen = Some("127.0.0.1:0".into());
         let mut dials = settings("source", &source, "target", &target)?;

@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use model::{ServiceName, causes};
@@ -50,11 +50,24 @@ pub type WorkError = Box<dyn std::error::Error + Send + Sync>;
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
 
+/// Work that went on for so long before it failed was well under way: the wait after it is the first again. Users may be
+/// paused meanwhile, and a peer that is started anew now and then must not make them wait ever longer.
+const WENT_ON: Duration = Duration::from_secs(2);
+
+/// The wait after work that went on for `lasted` and failed, where the one before was `last`.
+fn wait(last: Option<Duration>, lasted: Duration) -> Duration {
+    match last {
+        Some(last) if lasted < WENT_ON => AGAIN_MAX.min(last * 2),
+        _ => AGAIN,
+    }
+}
+
 /// Calls `work` until it has ended, or is to.
 pub(crate) async fn keep_at_it(work: Arc<dyn Work>, leading: Leading) {
     let (service, name) = (leading.service.clone(), work.name());
-    let mut wait = AGAIN;
+    let mut waited = None;
     while !leading.stop.is_cancelled() {
+        let began = Instant::now();
         let attempt = AssertUnwindSafe(work.lead(leading.clone())).catch_unwind();
         match attempt.await {
             Ok(Ok(())) => return,
@@ -64,10 +77,30 @@ pub(crate) async fn keep_at_it(work: Arc<dyn Work>, leading: Leading) {
             // The panic's own text went to standard error.
             Err(_) => tracing::error!(%service, work = name, "work panicked; it is tried again"),
         }
-        let rest = leading.stop.cancelled();
-        if tokio::time::timeout(wait, rest).await.is_ok() {
+        let next = wait(waited, began.elapsed());
+        if tokio::time::timeout(next, leading.stop.cancelled())
+            .await
+            .is_ok()
+        {
             return;
         }
-        wait = AGAIN_MAX.min(wait * 2);
+        waited = Some(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_until_work_goes_on_for_a_while() {
+        let at_once = Duration::from_millis(10);
+        let (mut last, mut waits) = (None, Vec::new());
+        for _ in 0..7 {
+            last = Some(wait(last, at_once));
+            waits.extend(last.map(|wait| wait.as_secs()));
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(wait(last, WENT_ON), AGAIN);
     }
 }

@@ -161,7 +161,7 @@ async fn of_several_daemons_one_leads_all_services_and_they_change_over_whole() 
         .await?;
         let (leader, task) = daemons.remove(leader.expect("found"));
         // It leads before its work is called.
-        task.until("its work runs", |seen| seen.running == all.len())
+        task.until("its work runs", |seen| seen.running as usize == all.len())
             .await?;
         leader.end().await??;
     }

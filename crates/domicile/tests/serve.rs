@@ -30,23 +30,10 @@ impl Linked {
             keys.push(text.lines().nth(1).context("a key")?.to_owned());
         }
         let ports = [free_port().await?, free_port().await?];
-        let link = |n: usize| {
-            format!(
-                "link = {{ listen = \"127.0.0.1:{0}\", address = \"127.0.0.1:{0}\", pins = [\"{1}\"], flows = 2 }}",
-                ports[n], pins[n]
-            )
-        };
+        let addresses = ports.map(|port| format!("127.0.0.1:{port}"));
         for (n, site) in SITES.into_iter().enumerate() {
-            let mut text = world.small_configuration();
-            for (m, peer) in SITES.into_iter().enumerate() {
-                let key = if n == m {
-                    format!("key = {{ file = \"{peer}.key\" }}\n")
-                } else {
-                    String::new()
-                };
-                let old = format!("[site.{peer}]\n");
-                text = text.replace(&old, &format!("{old}{key}{}\n", link(m)));
-            }
+            let text = world.small_configuration();
+            let text = linked::with_link(&text, n, &ports, &addresses, &pins);
             // Beijing knows that Singapore has a database, and not where; Singapore does not even know of Beijing's,
             // which is the origin.
             let lines = text.lines().filter_map(|line| match line {

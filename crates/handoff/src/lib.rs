@@ -4,6 +4,7 @@
 //! - [`decision`]: the target's word on one batch, said once.
 //! - [`erasure`]: how far an erasure has come, and what may be said of it.
 //! - [`judge`]: what the target decides about a handoff from what it found.
+//! - [`steps`]: the durable steps by name, for the tests of deaths.
 //! - [`tidings`]: what a peer's word about a user's home changes here.
 //!
 //! The same functions run in the mover's transactions and under the model checker
@@ -27,4 +28,5 @@ pub mod decision;
 pub mod erasure;
 pub mod judge;
 pub mod record;
+pub mod steps;
 pub mod tidings;

@@ -436,7 +436,7 @@ impl World {
             }
         }
         let database = &self.sites[to].database;
-        let decision = answer(standing.as_ref(), &[database.record.clone()]);
+        let decision = answer(standing.as_ref(), std::slice::from_ref(&database.record));
         self.decide(to, &name(site), batch, decision);
     }
 

@@ -22,8 +22,10 @@ use crate::{bulk, control, socket};
 /// How long handshake and hellos may take together.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// A connection that lasted this long was a good one: after it the waits begin from the shortest again.
-const LASTED: Duration = Duration::from_secs(10);
+/// A connection that lasted this long after its welcome was a good one: after it the waits begin from the shortest again.
+/// Short, as users may be paused while there is none: a peer that was started anew a few times must not be away for half a
+/// minute. Long enough that one which breaks at once each time is dialled ever more rarely.
+const LASTED: Duration = Duration::from_secs(2);
 
 /// Everything that it takes to dial one peer.
 pub(crate) struct Dialler {
@@ -40,9 +42,9 @@ pub(crate) async fn keep(dialler: Dialler, flows: u16) {
     let mut backoff = Backoff::default();
     loop {
         let session: u64 = rand::rng().random();
-        let began = Instant::now();
         match dialler.greet(session, None).await {
             Ok((wire, life)) => {
+                let began = Instant::now();
                 let site = &dialler.shared.site;
                 info!(%site, "link connected");
                 let begun = dialler.shared.begin(session, life);
@@ -54,14 +56,14 @@ pub(crate) async fn keep(dialler: Dialler, flows: u16) {
                 let why = control::run(wire, &dialler.shared, begun).await;
                 bulk.shutdown().await;
                 warn!(%site, why = %causes(&why), "link lost");
+                if began.elapsed() > LASTED {
+                    backoff.reset();
+                }
             }
             Err(why) => {
                 let site = &dialler.shared.site;
                 warn!(%site, address = dialler.address, why = %causes(&why), "cannot connect the link");
             }
-        }
-        if began.elapsed() > LASTED {
-            backoff.reset();
         }
         sleep(backoff.next()).await;
     }
@@ -74,15 +76,18 @@ async fn keep_flow(dialler: Arc<Dialler>, session: u64, flow: u16) {
         let Ok(over) = dialler.shared.join(session, flow) else {
             return;
         };
-        let began = Instant::now();
         let why = match dialler.greet(session, Some(flow)).await {
-            Ok((wire, _)) => bulk::run(wire, &dialler.shared, over).await,
+            Ok((wire, _)) => {
+                let began = Instant::now();
+                let why = bulk::run(wire, &dialler.shared, over).await;
+                if began.elapsed() > LASTED {
+                    backoff.reset();
+                }
+                why
+            }
             Err(why) => why,
         };
         debug!(site = %dialler.shared.site, flow, why = %causes(&why), "bulk connection lost");
-        if began.elapsed() > LASTED {
-            backoff.reset();
-        }
         sleep(backoff.next()).await;
     }
 }

@@ -4,7 +4,8 @@
 //! a test plants one bug for its own thread (`plant`), or a child process is told by environment:
 //! `DOMICILE_BUG=name` plants a bug, `DOMICILE_STOP=point[:n]` ends the process with SIGKILL's effect
 //! (abort, no clean-up) the n-th time it passes `point`, and `DOMICILE_HOLD=point[:n]=FILE` creates FILE
-//! there and waits until somebody removes it.
+//! there and waits until somebody removes it. Where a point is `@ORDER`, it is the one whose name stands in the file ORDER, if
+//! there is one, when it is passed next; the file is removed: so a process that runs can be told.
 
 /// A bug that a test may plant. Each is a mistake that somebody made, or would make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,6 +153,12 @@ mod imp {
         std::env::var_os("DOMICILE_HOLD").is_some()
     }
 
+    /// Whether `name` stands in the file `order`. Whoever removes that is the only one.
+    fn ordered(order: &str, name: &str) -> bool {
+        let stands = std::fs::read_to_string(order).is_ok_and(|point| point == name);
+        stands && std::fs::remove_file(order).is_ok()
+    }
+
     /// A place where a test may stop or hold the process.
     pub fn point(name: &str) {
         static PASSED: OnceLock<Mutex<HashMap<String, u32>>> = OnceLock::new();
@@ -164,9 +171,10 @@ mod imp {
             *count += 1;
             *count
         };
-        let here = |spec: &str| match spec.split_once(':') {
-            Some((point, n)) => point == name && n.parse() == Ok(passed),
-            None => spec == name && passed == 1,
+        let here = |spec: &str| match (spec.strip_prefix('@'), spec.split_once(':')) {
+            (Some(order), _) => ordered(order, name),
+            (None, Some((point, n))) => point == name && n.parse() == Ok(passed),
+            (None, None) => spec == name && passed == 1,
         };
         if let Ok(log) = std::env::var("DOMICILE_POINTS") {
             use std::io::Write;

@@ -1,17 +1,15 @@
 //! Two sites with daemons and a link between them, each with a configuration of its own that knows its own database alone.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use shop::workload::{Isolation, Workload, WorkloadOptions};
+use testbed::Relay;
 
 use super::program::Program;
 use super::served::{Served, free_port, leads, sees};
-use super::{SITES, World};
+use super::{Clusters, SITES, World, more_acknowledged};
 
 /// The points that a daemon passes when it seals a ledger.
 pub const SEALING: [&str; 3] = ["after-take", "after-head", "after-witness"];
@@ -22,17 +20,32 @@ pub struct Linked {
     pub world: World,
     /// Between them: beijing dials singapore through it.
     pub relay: Relay,
+    /// Where singapore listens.
+    pub behind: String,
 }
 
 // === impl Linked ===
 
 impl Linked {
+    /// Two linked sites with a shop at the first, of whose customers one in ten stays. Returns who is to move.
+    pub async fn shop(name: &str, customers: u32) -> Result<(Linked, Vec<i32>)> {
+        let markets = [("IN", 9), ("CN", 1)];
+        let world = World::shop(Clusters::shared().await?, name, customers, &markets).await?;
+        let movers = world.users_of(0, "IN").await?;
+        Ok((Linked::new(world).await?, movers))
+    }
+
     /// Makes keys, and of `domicile.toml` the configurations `beijing.toml` and `singapore.toml`.
     pub async fn new(world: World) -> Result<Linked> {
         let pins = keys(&world).await?;
         let ports = [free_port().await?, free_port().await?];
-        let relay = Relay::start(format!("127.0.0.1:{}", ports[1])).await?;
-        let linked = Linked { world, relay };
+        let behind = format!("127.0.0.1:{}", ports[1]);
+        let relay = Relay::start(behind.clone()).await?;
+        let linked = Linked {
+            world,
+            relay,
+            behind,
+        };
         for n in [0, 1] {
             linked.configure(n, &ports, &pins)?;
         }
@@ -40,25 +53,17 @@ impl Linked {
         Ok(linked)
     }
 
-    fn configure(&self, own: usize, ports: &[u16], pins: &[String]) -> Result<()> {
-        let mut text = std::fs::read_to_string(self.world.path("domicile.toml"))?;
-        for (n, site) in SITES.into_iter().enumerate() {
-            let listen = ports[n];
-            let address = match n {
-                1 => self.relay.address.clone(),
-                _ => format!("127.0.0.1:{listen}"),
-            };
-            let link = format!(
-                "link = {{ listen = \"127.0.0.1:{listen}\", address = \"{address}\", pins = [\"{}\"], flows = 2 }}\n",
-                pins[n]
-            );
-            let key = match n == own {
-                true => format!("key = {{ file = \"{site}.key\" }}\n"),
-                false => String::new(),
-            };
-            let socket = format!("admin = {{ socket = \"{site}.sock\" }}\n");
+    fn configure(&self, own: usize, ports: &[u16; 2], pins: &[String]) -> Result<()> {
+        let text = std::fs::read_to_string(self.world.path("domicile.toml"))?;
+        let addresses = [
+            format!("127.0.0.1:{}", ports[0]),
+            self.relay.address().to_owned(),
+        ];
+        let mut text = with_link(&text, own, ports, &addresses, pins);
+        for site in SITES {
             let head = format!("[site.{site}]\n");
-            text = text.replace(&head, &format!("{head}{key}{link}{socket}"));
+            let socket = format!("admin = {{ socket = \"{site}.sock\" }}\n");
+            text = text.replace(&head, &format!("{head}{socket}"));
         }
         let other = format!("database.{} ", SITES[1 - own]);
         let lines: Vec<&str> = text
@@ -127,6 +132,36 @@ impl Linked {
         Ok(both)
     }
 
+    /// Writers of all customers of [`Linked::shop`], at work.
+    pub async fn writers(&self) -> Result<Workload> {
+        let mut everybody = self.world.users_of(0, "IN").await?;
+        everybody.extend(self.world.users_of(0, "CN").await?);
+        let options = WorkloadOptions {
+            writers: 6,
+            isolations: Isolation::ALL.to_vec(),
+            think: Duration::from_millis(25),
+            ..WorkloadOptions::default()
+        };
+        let workload = self.world.writers("beijing", &everybody, options).await?;
+        more_acknowledged(&workload, 60).await?;
+        Ok(workload)
+    }
+
+    /// Waits until all `movers` have moved, stops the writers, and holds every row against what was acknowledged.
+    pub async fn at_rest(&self, workload: Workload, movers: &[i32]) -> Result<()> {
+        let world = &self.world;
+        let left = "SELECT count(*) FROM domicile.resident WHERE state = 'departed'";
+        world.wait_for(0, left, &movers.len().to_string()).await?;
+        let running = "SELECT count(*) FROM domicile.move WHERE state = 'running'";
+        world.wait_for(0, running, "0").await?;
+        more_acknowledged(&workload, 60).await?;
+        let log = workload.stop().await?;
+        let there = |user: i32| movers.contains(&user);
+        world.expect_clean(&log, "beijing", there).await?;
+        world.expect_rest_but_running().await?;
+        world.expect_one_home_each().await
+    }
+
     /// `apply`, by the daemon of `site`.
     pub fn apply(&self, site: usize) -> Program {
         let file = file(site);
@@ -156,6 +191,31 @@ pub async fn keys(world: &World) -> Result<Vec<String>> {
     Ok(pins)
 }
 
+/// The configuration `text` with what site `own` knows of the link: its key, and of both sites where they listen (`ports`),
+/// where they are dialled, and their pins.
+pub fn with_link(
+    text: &str,
+    own: usize,
+    ports: &[u16; 2],
+    addresses: &[String; 2],
+    pins: &[String],
+) -> String {
+    let mut text = text.to_owned();
+    for (n, site) in SITES.into_iter().enumerate() {
+        let link = format!(
+            "link = {{ listen = \"127.0.0.1:{}\", address = \"{}\", pins = [\"{}\"], flows = 2 }}\n",
+            ports[n], addresses[n], pins[n]
+        );
+        let key = match n == own {
+            true => format!("key = {{ file = \"{site}.key\" }}\n"),
+            false => String::new(),
+        };
+        let head = format!("[site.{site}]\n");
+        text = text.replace(&head, &format!("{head}{key}{link}"));
+    }
+    text
+}
+
 fn file(site: usize) -> String {
     format!("{}.toml", SITES[site])
 }
@@ -170,60 +230,4 @@ pub async fn met(both: &[Served; 2]) -> Result<()> {
             .await?;
     }
     Ok(())
-}
-
-/// A relay of bytes that can be cut.
-pub struct Relay {
-    address: String,
-    cuts: watch::Sender<u64>,
-    open: Arc<watch::Sender<bool>>,
-    _tasks: JoinSet<()>,
-}
-
-// === impl Relay ===
-
-impl Relay {
-    /// Relays to `to`.
-    pub async fn start(to: String) -> Result<Relay> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?.to_string();
-        let (cuts, open) = (watch::Sender::new(0), Arc::new(watch::Sender::new(true)));
-        let (cut, is_open) = (cuts.clone(), Arc::clone(&open));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut pipes = JoinSet::new();
-            while let Ok((mut near, _)) = listener.accept().await {
-                if !*is_open.borrow() {
-                    continue;
-                }
-                let (mut cut, to) = (cut.subscribe(), to.clone());
-                let before = *cut.borrow();
-                pipes.spawn(async move {
-                    let Ok(mut far) = TcpStream::connect(to).await else {
-                        return;
-                    };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
-                        _ = cut.wait_for(|cuts| *cuts > before) => {}
-                    }
-                });
-            }
-        });
-        Ok(Relay {
-            address,
-            cuts,
-            open,
-            _tasks: tasks,
-        })
-    }
-
-    /// Cuts every connection that stands.
-    pub fn cut(&self) {
-        self.cuts.send_modify(|cuts| *cuts += 1);
-    }
-
-    /// Lets no new connection through, or lets them again.
-    pub fn let_through(&self, open: bool) {
-        self.open.send_replace(open);
-    }
 }

@@ -56,15 +56,22 @@ pub struct Ran {
 impl Program {
     /// `domicile ARGS`, run in `folder`.
     pub fn new(folder: &Path, args: &[&str]) -> Program {
-        let mut command = Command::new(linked());
+        Program::of(Command::new(linked()), folder).args(args)
+    }
+
+    fn of(mut command: Command, folder: &Path) -> Program {
         command
             .current_dir(folder)
-            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         Program(command)
+    }
+
+    fn args(mut self, args: &[&str]) -> Program {
+        self.0.args(args);
+        self
     }
 
     /// Adds an argument.
@@ -83,6 +90,20 @@ impl Program {
     pub fn complain_to(mut self, file: &Path) -> Result<Program> {
         self.0.stderr(std::fs::File::create(file)?);
         Ok(self)
+    }
+
+    /// The same in a network namespace of that name.
+    pub fn within(self, namespace: &str) -> Program {
+        let inner = self.0.as_std();
+        let folder = inner.get_current_dir().unwrap_or(Path::new("."));
+        let mut outer = Program::of(Command::new("ip"), folder);
+        outer.0.args(["netns", "exec", namespace]);
+        outer.0.arg(inner.get_program()).args(inner.get_args());
+        let variables = inner.get_envs();
+        outer
+            .0
+            .envs(variables.filter_map(|(name, value)| Some((name, value?))));
+        outer
     }
 
     /// Starts it.

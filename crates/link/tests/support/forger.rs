@@ -39,6 +39,8 @@ pub struct Papers {
 /// A certificate, as it is to be.
 pub struct Form {
     pub uris: Vec<String>,
+    /// Further names, as the world's clients look for them.
+    pub hosts: Vec<&'static str>,
     pub hours: (i64, i64),
     pub authority: bool,
     pub uses: Vec<ExtendedKeyUsagePurpose>,
@@ -48,6 +50,7 @@ impl Form {
     pub fn of(site: &str) -> Self {
         Self {
             uris: vec![format!("domicile:site:{site}")],
+            hosts: Vec::new(),
             hours: (-1, 24),
             authority: false,
             uses: Vec::new(),
@@ -65,6 +68,9 @@ impl Form {
             let dns = "singapore.example".try_into().unwrap();
             params.subject_alt_names = vec![SanType::DnsName(dns)];
         }
+        let hosts = self.hosts.iter();
+        let hosts = hosts.map(|host| SanType::DnsName((*host).try_into().unwrap()));
+        params.subject_alt_names.extend(hosts);
         params.not_before = now + time::Duration::hours(self.hours.0);
         params.not_after = now + time::Duration::hours(self.hours.1);
         params.extended_key_usages = self.uses.clone();

@@ -2,13 +2,13 @@
 #![allow(dead_code, missing_docs, reason = "each test file uses a part")]
 
 pub mod forger;
-pub mod relay;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use link::{Endpoint, Identity, Inbox, NewKey, Peer, PeerSettings, Pin, Settings};
 use model::SiteName;
+use testbed::Relay;
 use tokio::time::timeout;
 
 /// The site that listens.
@@ -90,14 +90,14 @@ impl Pair {
     }
 
     /// The same, over a path that can be cut, and with little memory.
-    pub async fn relayed() -> (Self, relay::Relay) {
+    pub async fn relayed() -> (Self, Relay) {
         let (home_key, away_key) = (key(), key());
         let mut listens = settings(HOME, &home_key, vec![peer(AWAY, &away_key, None)]);
         listens.listen = Some("127.0.0.1:0".into());
         listens.window = RELAYED_WINDOW;
         let home = Endpoint::start(listens).await.unwrap();
-        let relay = relay::Relay::start(address(&home)).await;
-        let peers = vec![peer(HOME, &home_key, Some(relay.address()))];
+        let relay = Relay::start(address(&home)).await.unwrap();
+        let peers = vec![peer(HOME, &home_key, Some(relay.address().to_owned()))];
         let mut dials = settings(AWAY, &away_key, peers);
         dials.window = RELAYED_WINDOW;
         let away = Endpoint::start(dials).await.unwrap();
