@@ -220,6 +220,9 @@ async fn a_site_that_reaches_no_peer_stays_closed_until_somebody_opens_it() -> R
     // By hand, while nothing happened.
     open("close").run().await?.expect(0)?;
     assert_eq!(write(&world, 0, one).await?, "DM503");
+    let ran = world.apply("domicile.toml").run().await?.expect(3)?;
+    ensure!(ran.stderr.contains("closed by hand"), "{ran}");
+    assert_eq!(write(&world, 0, one).await?, "DM503");
     open("open").run().await?.expect(0)?;
     assert_eq!(write(&world, 0, one).await?, "ok");
 

@@ -124,8 +124,8 @@ pub async fn hear_out(here: &End, session: &mut Session, peer: &dyn Teller) -> R
         let page = peer.tell(after.clone()).await?;
         round.ready = page.heard;
         let nothing = page.users.is_empty() && page.from == after && page.to == after;
-        // Where nothing was ever told, that it was heard is written down too.
-        if !nothing || after.is_none() {
+        // Where nothing was ever told there is still to be written down that it was heard again.
+        if !nothing || after.is_none() && again(here, session).await? {
             let heard = tidings::hear(session, here.kind(), &here.site, peer.site(), &page)
                 .await
                 .at(&here.site, doing)?;
@@ -203,11 +203,15 @@ pub async fn open_heard(here: &End, peers: &[Arc<dyn Teller>]) -> Result<Heard> 
     }
     let mut heard = first.heard;
     heard.add(hear_all(here, &mut session, peers, false).await?.heard);
-    open(here, &mut session, "compared with its peers").await?;
-    Ok(heard)
+    match open(here, &mut session, "compared with its peers").await? {
+        true => Ok(heard),
+        false => Err(Error::NotOpen {
+            site: here.site.clone(),
+        }),
+    }
 }
 
-/// Opens `here`; says whether it was not open before.
+/// Opens `here`, unless it was closed by hand; says whether it was not open before.
 pub async fn open(here: &End, session: &mut Session, why: &str) -> Result<bool> {
     let doing = "opening the site";
     let tx = transaction(session, here, doing).await?;

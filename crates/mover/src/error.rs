@@ -138,8 +138,10 @@ pub enum Error {
         /// The target.
         site: SiteName,
     },
-    /// A site has not compared its records with its peers' since its server started.
-    #[error("{site} has not compared its records with its peers' since its server started")]
+    /// A site was closed by hand, or has not compared its records with its peers' since its server started.
+    #[error(
+        "{site} is not open: it was closed by hand, or has not compared its records with its peers' since its server started"
+    )]
     NotOpen {
         /// The site.
         site: SiteName,

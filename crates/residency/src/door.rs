@@ -23,6 +23,8 @@ pub struct Door {
     pub open: bool,
     /// Since when, and why; `None` where it is not open.
     pub since: Option<(String, String)>,
+    /// Why it was closed by hand, where it was.
+    pub shut: Option<String>,
 }
 
 /// How it stands.
@@ -30,7 +32,7 @@ pub async fn look(session: &impl GenericClient) -> Result<Door> {
     let row = session
         .query_one(
             &format!(
-                "SELECT h.after_restart = 'closed', {OPEN}, p.at::text, p.why \
+                "SELECT h.after_restart = 'closed', {OPEN}, p.at::text, p.why, h.shut \
                    FROM domicile.home AS h LEFT JOIN domicile.open AS p ON true"
             ),
             &[],
@@ -43,6 +45,7 @@ pub async fn look(session: &impl GenericClient) -> Result<Door> {
         closes: row.get(0),
         open,
         since: since.filter(|_| open),
+        shut: row.get(4),
     })
 }
 
@@ -97,9 +100,15 @@ pub async fn hear(session: &impl GenericClient) -> Result<()> {
     Ok(())
 }
 
-/// Opens it; says whether it was not open before. With an entry for the ledger, which names `why`: nobody's name.
+/// Opens it, as it has been compared with its peers, unless somebody has closed it by hand; says whether it was not open before.
+/// With an entry for the ledger, which names `why`.
 pub async fn open(tx: &(impl GenericClient + Sync), why: &str) -> Result<bool> {
-    if is_open(tx).await? {
+    let shut: bool = tx
+        .query_one("SELECT shut IS NOT NULL FROM domicile.home FOR SHARE", &[])
+        .await
+        .doing("looking whether the site was closed by hand")?
+        .get(0);
+    if shut || is_open(tx).await? {
         return Ok(false);
     }
     let_open(tx, why).await?;
@@ -107,8 +116,29 @@ pub async fn open(tx: &(impl GenericClient + Sync), why: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Closes it; says whether it was open. Writes of transactions that began before may still commit.
+/// Opens it by hand, whatever it was closed by; as [`open`].
+pub async fn open_by_hand(tx: &(impl GenericClient + Sync), why: &str) -> Result<bool> {
+    let shut = tx
+        .execute(
+            "UPDATE domicile.home SET shut = NULL WHERE shut IS NOT NULL",
+            &[],
+        )
+        .await
+        .doing("opening the site")?;
+    if shut == 0 && is_open(tx).await? {
+        return Ok(false);
+    }
+    let_open(tx, why).await?;
+    entries::append(tx, "opened", json!({"why": why}), &[]).await?;
+    Ok(true)
+}
+
+/// Closes it by hand; says whether it was open. It stays closed, over restarts too, until somebody opens it by hand. Writes of transactions that
+/// began before may still commit.
 pub async fn close(tx: &(impl GenericClient + Sync), why: &str) -> Result<bool> {
+    tx.execute("UPDATE domicile.home SET shut = $1", &[&why])
+        .await
+        .doing("closing the site")?;
     let closed = tx
         .execute("DELETE FROM domicile.open", &[])
         .await

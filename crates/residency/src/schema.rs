@@ -25,9 +25,17 @@ CREATE TABLE IF NOT EXISTS domicile.home (
     after_restart text NOT NULL DEFAULT 'open',
     secret bytea NOT NULL,
     fingerprint text NOT NULL,
+    shut text,
     installed_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE domicile.home IS 'What this database is: one row.';
+-- Of version 5.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'domicile.home'::regclass AND attname = 'shut') THEN
+        ALTER TABLE domicile.home ADD COLUMN shut text;
+    END IF;
+END $$;
+COMMENT ON COLUMN domicile.home.shut IS 'Why the site was closed by hand: until somebody opens it nothing else does.';
 
 CREATE TABLE IF NOT EXISTS domicile.resident (
     user_key {key} PRIMARY KEY,

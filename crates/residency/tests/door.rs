@@ -61,7 +61,10 @@ async fn it_is_closed_by_a_word_and_opened_by_one_and_each_is_in_the_ledger() ->
     let stands = door::look(&mover).await?;
     assert!(stands.closes && !stands.open && stands.since.is_none());
 
-    assert!(door::open(&mover, "the drill is over").await?);
+    // Who has compared the site does not open what somebody has closed.
+    assert!(!door::open(&mover, "compared").await?);
+    assert_eq!(writes(&app).await, closed());
+    assert!(door::open_by_hand(&mover, "the drill is over").await?);
     assert_eq!(writes(&app).await, open());
     let stands = door::look(&mover).await?;
     let why = stands.since.map(|(_, why)| why);

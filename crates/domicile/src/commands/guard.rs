@@ -48,7 +48,7 @@ pub async fn open(config: &Config, args: &cli::GuardTurn) -> Outcome {
         let failed = || failed.clone();
         let tx = place.session.transaction().await;
         let tx = tx.or_fail(Exit::Unreached, failed)?;
-        door::open(&tx, &args.reason)
+        door::open_by_hand(&tx, &args.reason)
             .await
             .or_fail(Exit::Unreached, failed)?;
         tx.commit().await.or_fail(Exit::Unreached, failed)?;
@@ -154,6 +154,7 @@ async fn look(place: &Place) -> Outcome<Guarded> {
         open: door.open,
         since,
         why,
+        shut: door.shut,
         lost: lost.into_iter().map(|(user, _)| user).collect(),
     })
 }

@@ -20,6 +20,8 @@ pub struct Guarded {
     pub since: Option<String>,
     /// Why it was opened.
     pub why: Option<String>,
+    /// Why it was closed by hand, where it was.
+    pub shut: Option<String>,
     /// Users who are lost there.
     pub lost: Vec<UserKey>,
 }
@@ -50,6 +52,10 @@ pub fn render(found: &[Guarded], form: Form) -> String {
 
 fn line(one: &Guarded) -> String {
     let stands = match (one.open, one.closes) {
+        (false, _) if one.shut.is_some() => format!(
+            "closed by hand until `domicile guard open` ({})",
+            one.shut.as_deref().unwrap_or("?")
+        ),
         (true, _) => format!(
             "open since {} ({})",
             one.since.as_deref().unwrap_or("?"),

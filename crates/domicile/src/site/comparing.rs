@@ -76,13 +76,16 @@ impl Comparing {
             let round = try_join_all(round).await?;
             let whole = round.iter().all(Option::is_some) && !compare::again(&here, &own).await?;
             let ready = whole && round.iter().flatten().all(|round| round.ready);
-            match (whole, heard, open) {
-                (true, false, _) => door::hear(&*own).await?,
-                (_, true, false) if ready && all_ready => {
-                    compare::open(&here, &mut own, "compared with its peers").await?;
-                    tracing::info!(service = %name, "compared with all peers since the server started: open");
-                }
-                _ => {}
+            if whole && !heard {
+                door::hear(&*own).await?;
+            }
+            if heard
+                && !open
+                && ready
+                && all_ready
+                && compare::open(&here, &mut own, "compared with its peers").await?
+            {
+                tracing::info!(service = %name, "compared with all peers since the server started: open");
             }
             all_ready = heard && ready;
             tokio::time::sleep(if whole && !open { SOON } else { EVERY }).await;
