@@ -160,22 +160,3 @@ pub(crate) async fn let_open(tx: &impl GenericClient, why: &str) -> Result<()> {
     .doing("opening the site")?;
     Ok(())
 }
-
-/// Whether an installation that stands wants the site closed after a restart.
-pub(crate) async fn closes(session: &impl GenericClient) -> Result<bool> {
-    let doing = "looking for an earlier installation";
-    let there = "SELECT to_regclass('domicile.open') IS NOT NULL AND to_regclass('domicile.home') IS NOT NULL";
-    if !session
-        .query_one(there, &[])
-        .await
-        .doing(doing)?
-        .get::<_, bool>(0)
-    {
-        return Ok(false);
-    }
-    let row = session
-        .query_opt("SELECT after_restart = 'closed' FROM domicile.home", &[])
-        .await
-        .doing(doing)?;
-    Ok(row.is_some_and(|row| row.get(0)))
-}

@@ -280,7 +280,7 @@ async fn tables(session: &mut Client, wanted: &Installation<'_>) -> Result<()> {
     let doing = "creating the schema domicile";
     let kind = wanted.home.users.kind;
     let tx = session.transaction().await.doing(doing)?;
-    let closed_before = door::closes(&tx).await?;
+    let stood = door::stands(&tx).await?;
     tx.batch_execute(&schema::statements(kind))
         .await
         .doing(doing)?;
@@ -311,8 +311,8 @@ async fn tables(session: &mut Client, wanted: &Installation<'_>) -> Result<()> {
     .await
     .doing(doing)?;
     policy::install(&tx, wanted.policy).await?;
-    // A product that runs is not stopped by an installation: what it did not compare until now is not lost by going on.
-    if !closed_before {
+    // There was no door before: nothing that went back in time could have been noticed. Where there was one, an installation compares nothing.
+    if !stood {
         door::let_open(&tx, "installed").await?;
     }
     // On 14 nobody but a superuser may set the parameter: a function of one does it for the mover alone.

@@ -11,11 +11,15 @@ use testbed::{Cluster, ClusterOptions};
 use tokio_postgres::Client;
 
 async fn closing() -> Result<(Arc<Cluster>, Site)> {
+    with("closed").await
+}
+
+async fn with(after_restart: &'static str) -> Result<(Arc<Cluster>, Site)> {
     let mut options = ClusterOptions::named("door");
     options.fsync = false;
     let cluster = Arc::new(Cluster::start(options).await?);
     let shape = Shape {
-        after_restart: "closed",
+        after_restart,
         ..Shape::default()
     };
     let mut site = Site::bare(Arc::clone(&cluster), shape).await?;
@@ -104,6 +108,18 @@ async fn it_is_closed_after_a_crash_and_after_a_restart_also_for_an_installation
         door::open(&mover, "compared").await?;
         assert_eq!(writes(&app).await, open());
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_the_guard_stays_open_a_restart_is_noticed_all_the_same() -> Result<()> {
+    let (cluster, mut site) = with("open").await?;
+    assert!(door::is_open(&site.mover().await?).await?);
+    cluster.kill9().await?;
+    cluster.start_again().await?;
+    site.install().await?;
+    assert!(!door::is_open(&site.mover().await?).await?);
+    assert_eq!(writes(&site.app().await?).await, open());
     Ok(())
 }
 

@@ -25,12 +25,12 @@ use crate::exit::Outcome;
 /// How often a peer is asked whether there is something new.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How often it is said that a peer is waited for.
-/// The same while the site is not open.
+/// The same until the site is open.
 const SOON: Duration = Duration::from_millis(200);
 
-const SAID_EVERY: u32 = 60;
+/// It is said that a peer is waited for at the third time that it does not answer, and after so many more.
 const SAID_FIRST: u32 = 3;
+const SAID_EVERY: u32 = 60;
 
 /// The work of whoever leads a service.
 pub(super) struct Comparing {
@@ -63,6 +63,7 @@ impl Comparing {
                 here: here.clone(),
                 peer,
                 session,
+                settled: false,
                 silent: 0,
             });
         }
@@ -70,9 +71,11 @@ impl Comparing {
         let mut all_ready = false;
         loop {
             let heard = door::has_heard(&*own).await?;
-            let open = door::is_open(&*own).await?;
+            let door = door::look(&*own).await?;
+            // Who has closed it by hand opens it by hand.
+            let wants_opening = !door.open && door.shut.is_none();
             let round = hearings.iter_mut();
-            let round = round.map(|hearing| hearing.round(leading, !heard, open));
+            let round = round.map(|hearing| hearing.round(leading, !heard, wants_opening));
             let round = try_join_all(round).await?;
             let whole = round.iter().all(Option::is_some) && !compare::again(&here, &own).await?;
             let ready = whole && round.iter().flatten().all(|round| round.ready);
@@ -80,7 +83,7 @@ impl Comparing {
                 door::hear(&*own).await?;
             }
             if heard
-                && !open
+                && wants_opening
                 && ready
                 && all_ready
                 && compare::open(&here, &mut own, "compared with its peers").await?
@@ -88,7 +91,7 @@ impl Comparing {
                 tracing::info!(service = %name, "compared with all peers since the server started: open");
             }
             all_ready = heard && ready;
-            tokio::time::sleep(if whole && !open { SOON } else { EVERY }).await;
+            tokio::time::sleep(if whole && wants_opening { SOON } else { EVERY }).await;
         }
     }
 }
@@ -98,6 +101,8 @@ struct Hearing {
     here: End,
     peer: SiteName,
     session: Session,
+    /// Whether it has ended, in this term, what an earlier process had on its way there.
+    settled: bool,
     silent: u32,
 }
 
@@ -110,16 +115,17 @@ impl Hearing {
         &mut self,
         leading: &Leading,
         settle: bool,
-        open: bool,
+        wants_opening: bool,
     ) -> Result<Option<Round>, WorkError> {
         let (name, peer) = (&leading.service, &self.peer);
         let heard = match leading.view.peer(peer) {
             Some(link) => {
                 let distant = Distant::new(link, name.clone());
-                let session = &mut self.session;
+                let (session, settled) = (&mut self.session, &mut self.settled);
                 async {
-                    if settle {
+                    if settle && !*settled {
                         distant.settle(&self.here.site).await?;
+                        *settled = true;
                     }
                     compare::hear_out(&self.here, session, &distant).await
                 }
@@ -140,7 +146,7 @@ impl Hearing {
                 Ok(Some(round))
             }
             Err(error) if is_the_peers(&error, &self.here.site) => {
-                if self.silent % SAID_EVERY == SAID_FIRST && !open {
+                if self.silent % SAID_EVERY == SAID_FIRST && wants_opening {
                     let error = model::causes(&error);
                     tracing::warn!(service = %name, %peer, error, "not compared with this peer yet");
                 }
