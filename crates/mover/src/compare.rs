@@ -129,6 +129,8 @@ pub async fn hear_out(here: &End, session: &mut Session, peer: &dyn Teller) -> R
             let heard = tidings::hear(session, here.kind(), &here.site, peer.site(), &page)
                 .await
                 .at(&here.site, doing)?;
+            // Somebody else hears the same peer here: from where he came to.
+            let Some(heard) = heard else { continue };
             round.heard.add(heard);
         }
         if !page.more {

@@ -18,7 +18,7 @@ use tokio_postgres::{Client, GenericClient};
 
 use crate::error::Doing;
 use crate::records::{self, Change};
-use crate::{Error, Result, door, entries};
+use crate::{Result, door, entries};
 
 /// The most users that one run of numbers has, and one [`Page`].
 const RUN_MAX: i64 = 400;
@@ -206,17 +206,15 @@ pub async fn place(session: &impl GenericClient, peer: &SiteName) -> Result<Opti
 }
 
 /// Takes what `peer` told: closes here who does not live here, or is not known here as he should be, with an entry for
-/// the ledger, and keeps how far it came; all in one transaction.
-///
-/// # Errors
-/// [`Error::Refused`] where the page follows another place than the one that this site came to: somebody else heard it.
+/// the ledger, and keeps how far it came; all in one transaction. `None`, and nothing done, where the page follows another place than the
+/// one that this site came to: somebody else heard it meanwhile.
 pub async fn hear(
     session: &mut Client,
     kind: KeyKind,
     here: &SiteName,
     peer: &SiteName,
     page: &Page,
-) -> Result<Heard> {
+) -> Result<Option<Heard>> {
     let doing = "taking what a peer tells";
     let tx = session.transaction().await.doing(doing)?;
     tx.execute(
@@ -233,9 +231,7 @@ pub async fn hear(
     .doing(doing)?;
     let stands = place(&tx, peer).await?;
     if page.from.is_some() && page.from != stands {
-        return Err(Error::Refused(format!(
-            "what {peer} tells was heard by somebody else meanwhile"
-        )));
+        return Ok(None);
     }
     let keys: Vec<UserKey> = page.users.iter().map(|(user, ..)| user.clone()).collect();
     let found = records::look(&tx, kind, &keys).await?;
@@ -282,7 +278,7 @@ pub async fn hear(
             .doing(doing)?;
     }
     tx.commit().await.doing(doing)?;
-    Ok(heard)
+    Ok(Some(heard))
 }
 
 /// Whether some peer is to be heard from the beginning.
