@@ -59,7 +59,7 @@ pub struct GuardTurn {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A batch in doubt is resolved by its target's answer, which `apply` and the daemons ask for by themselves; `resolve BATCH` asks \
-now. Where the target's site is destroyed, two operators say so: see docs/restores.md.\n\n\
+now. One whose target's site is destroyed cannot be resolved in this version: see docs/restores.md.\n\n\
 A lost user is one whom a peer sent to this site, and whom its database, which went back in time, does not know. --here \
 opens him with the rows that stand here; --to gives him to a site that still has his rows, where he is then lost until \
 he is resolved there with --here. Either way under an epoch above all that were seen.")]

@@ -58,7 +58,7 @@ impl Comparing {
         let (here, mut own) = self.home(name).await.map_err(|f| f.to_string())?;
         let mut hearings = Vec::new();
         for peer in peers {
-            let (_, session) = self.home(name).await.map_err(|f| f.to_string())?;
+            let session = here.session("compare").await?;
             hearings.push(Hearing {
                 here: here.clone(),
                 peer,
@@ -256,29 +256,23 @@ impl Tells for OwnRecords {
                     heard: true,
                 });
             }
-            let mut sessions = self.sessions.lock().await;
-            if sessions
-                .get(service)
-                .is_none_or(|session| session.is_closed())
-            {
-                let session = self.open(service, "tell").await?;
-                sessions.insert(service.clone(), session);
-            }
-            let Some(session) = sessions.get_mut(service) else {
-                return Err(Told::Left {
-                    site: self.site.clone(),
-                });
+            // Taken out while it is used: a database that hangs holds up nobody else's service.
+            let kept = self.sessions.lock().await.remove(service);
+            let mut session = match kept.filter(|session| !session.is_closed()) {
+                Some(session) => session,
+                None => self.open(service, "tell").await?,
             };
-            let page = residency::tidings::tell(session, after.as_ref()).await;
-            page.map_err(|source| {
+            let page = residency::tidings::tell(&mut session, after.as_ref()).await;
+            let page = page.map_err(|source| {
                 let error = Error::Residency {
                     site: self.site.clone(),
                     doing: "telling of changes of home",
                     source,
                 };
-                sessions.remove(service);
                 Told::of(&error, &self.site)
-            })
+            })?;
+            self.sessions.lock().await.insert(service.clone(), session);
+            Ok(page)
         })
     }
 }
