@@ -41,7 +41,7 @@ async fn a_link_that_is_cut_again_and_again_delays_a_move_and_loses_nothing() ->
         let more: usize = linked.world.value(0, moved).await?.parse()?;
         // Seldom, whenever it has come further: so it is cut at ever other steps.
         if more >= before + 48 || cuts == 0 {
-            linked.relay.cut();
+            linked.relay.cut().await;
             (cuts, before) = (cuts + 1, more);
         }
         Ok(more == movers.len())
@@ -71,7 +71,7 @@ async fn while_the_link_is_down_offered_users_wait_and_no_second_home_appears() 
     support::wait_for_file(&hold, true).await?;
     // The target has decided; the source does not hear of it.
     linked.relay.let_through(false);
-    linked.relay.cut();
+    linked.relay.cut().await;
     std::fs::remove_file(&hold)?;
     let offered = "SELECT count(*) FROM domicile.resident WHERE state = 'offered'";
     ensure!(

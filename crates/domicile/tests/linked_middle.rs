@@ -164,7 +164,7 @@ async fn who_ends_tls_on_the_way_with_a_certificate_that_the_system_trusts_gets_
     let departed = "SELECT count(*) > 0 FROM domicile.resident WHERE state = 'departed'";
     world.wait_for(0, departed, "true").await?;
     linked.relay.lead_to(middle.address.clone());
-    linked.relay.cut();
+    linked.relay.cut().await;
     wait_until(
         "the middle has tried again and again",
         PATIENCE,
@@ -219,7 +219,7 @@ async fn who_ends_tls_on_the_way_with_a_certificate_that_the_system_trusts_gets_
     ensure!(nothing, "{booty:?}");
 
     linked.relay.lead_to(linked.behind.clone());
-    linked.relay.cut();
+    linked.relay.cut().await;
     linked.at_rest(workload, &movers).await?;
     let nothing = got(&booty.believed) == 1 && got(&booty.heard) == 8 && got(&booty.answered) == 0;
     ensure!(nothing, "{booty:?}");

@@ -283,7 +283,7 @@ async fn a_daemon_opens_its_restored_site_once_it_has_heard_the_peers_over_the_l
 
     // The peer is out of reach: the site stays closed, whoever leads.
     linked.relay.let_through(false);
-    linked.relay.cut();
+    linked.relay.cut().await;
     let [source, target] = backups;
     source.go(world, 0).await?;
     leading(&both[0]).await?;

@@ -24,13 +24,17 @@ async fn send(mut sending: Sending, content: Bytes) -> Result<(), TransferError>
 }
 
 /// Receives all, and does something each time that many bytes more have come.
-async fn with_breaks(mut receiving: Receiving, every: usize, mut cut: impl FnMut()) -> Vec<u8> {
+async fn with_breaks(
+    mut receiving: Receiving,
+    every: usize,
+    mut cut: impl AsyncFnMut(),
+) -> Vec<u8> {
     let (mut got, mut next) = (Vec::new(), every);
     while let Some(bytes) = soon(receiving.next()).await.unwrap() {
         got.extend_from_slice(&bytes);
         if got.len() >= next {
             next += every;
-            cut();
+            cut().await;
         }
     }
     got
@@ -44,9 +48,9 @@ async fn a_transfer_survives_that_all_its_connections_are_cut() {
     let receiving = pair.at_home.receive(sending.id()).unwrap();
     let sent = tokio::spawn(send(sending, content.clone()));
     let mut cuts = 0;
-    let got = with_breaks(receiving, LENGTH / 8, || {
+    let got = with_breaks(receiving, LENGTH / 8, async || {
         cuts += 1;
-        relay.cut();
+        relay.cut().await;
     });
     assert!(got.await == content);
     soon(sent).await.unwrap().unwrap();
@@ -69,10 +73,10 @@ async fn a_bulk_connection_that_is_cut_comes_back_and_the_session_stands() {
     let receiving = pair.at_home.receive(sending.id()).unwrap();
     let sent = tokio::spawn(send(sending, content.clone()));
     let mut which = 0;
-    let got = with_breaks(receiving, LENGTH / 8, || {
+    let got = with_breaks(receiving, LENGTH / 8, async || {
         // Number 0 is the control connection.
         which += 1;
-        relay.cut_one(which);
+        relay.cut_one(which).await;
     });
     assert!(got.await == content);
     soon(sent).await.unwrap().unwrap();
@@ -87,7 +91,7 @@ async fn a_transfer_waits_while_there_is_no_path_and_goes_on_after() {
     let sending = pair.at_away.send().unwrap();
     let receiving = pair.at_home.receive(sending.id()).unwrap();
     relay.let_through(false);
-    relay.cut();
+    relay.cut().await;
     soon(pair.at_away.gone(1)).await;
     let sent = tokio::spawn(send(sending, content.clone()));
     let received = tokio::spawn(all(receiving));
@@ -113,7 +117,7 @@ async fn a_request_under_way_when_the_path_breaks_has_an_unknown_outcome_and_is_
     let Some(Incoming::Request(request)) = soon(inbox.next()).await else {
         panic!("a request was sent");
     };
-    relay.cut();
+    relay.cut().await;
     assert_eq!(
         soon(asked).await.unwrap(),
         Err(RequestError::OutcomeUnknown)
@@ -146,7 +150,7 @@ async fn what_ended_while_there_was_no_path_is_told_afterwards() {
     given_up.write(rows(5, 300_000)).await.unwrap();
     assert!(soon(awaited.next()).await.unwrap().is_some());
     relay.let_through(false);
-    relay.cut();
+    relay.cut().await;
     soon(pair.at_home.gone(1)).await;
     soon(pair.at_away.gone(1)).await;
     drop(receiving);
