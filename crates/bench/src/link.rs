@@ -15,6 +15,7 @@ use testbed::{Cluster, ClusterOptions};
 use tokio_postgres::{Client, NoTls};
 
 use crate::report::{Figure, Report, Series};
+use crate::rows::Group;
 use crate::rows::data::{self, COUNTRIES, MOVED, TABLES};
 
 /// Where the rows stand.
@@ -29,11 +30,17 @@ struct Linked {
     target: Endpoint,
 }
 
-/// Measures everything about the link.
-pub(crate) async fn measure(scale: f64, rounds: usize, report: &mut Report) -> Result<()> {
-    wire(scale, rounds, report).await?;
-    lossy::measure(rounds, report).await?;
-    pause::measure(report).await
+/// Measures everything about the link, or `only` the pauses, where these are named.
+pub(crate) async fn measure(
+    (scale, rounds, profile): (f64, usize, bool),
+    only: &[Group],
+    report: &mut Report,
+) -> Result<()> {
+    if !only.contains(&Group::Pause) {
+        wire(scale, rounds, report).await?;
+        lossy::measure(rounds, report).await?;
+    }
+    pause::measure(profile, report).await
 }
 
 /// Sends the rows that a move would copy, as binary COPY, through a link on this machine, `rounds` times.

@@ -104,7 +104,7 @@ async fn measure(cli: Cli) -> Result<()> {
     let rounds = cli.rounds.max(1);
     let linked = match cli.what {
         What::Rows => Ok(()),
-        _ => link::measure(scale, rounds, &mut report).await,
+        _ => link::measure((scale, rounds, cli.profile), &cli.only, &mut report).await,
     };
     if cli.what == What::Link {
         println!("\n{}", report.table());

@@ -1,5 +1,6 @@
 //! The program under test, as an operator runs it: a child process, watched.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -61,24 +62,28 @@ impl Domicile {
         })
     }
 
-    /// Starts `domicile serve ARGS`, whose log nobody reads.
-    pub(crate) fn serve(&self, args: &[&str]) -> Result<Running> {
-        self.spawn(args, Stdio::null)
+    /// Starts `domicile ARGS`, a daemon, whose log goes to `log`, or nowhere.
+    pub(crate) fn serve(&self, args: &[&str], log: Option<File>) -> Result<Running> {
+        self.spawn(
+            args,
+            Stdio::null(),
+            log.map_or_else(Stdio::null, Stdio::from),
+        )
     }
 
     /// Starts `domicile ARGS`.
     pub(crate) fn start(&self, args: &[&str]) -> Result<Running> {
         // What it logs, by DOMICILE_LOG, is for whoever looks on.
-        self.spawn(args, Stdio::piped)
+        self.spawn(args, Stdio::piped(), Stdio::piped())
     }
 
-    fn spawn(&self, args: &[&str], told: fn() -> Stdio) -> Result<Running> {
+    fn spawn(&self, args: &[&str], shown: Stdio, logged: Stdio) -> Result<Running> {
         let child = Command::new(&self.path)
             .current_dir(&self.folder)
             .args(args)
             .stdin(Stdio::null())
-            .stdout(told())
-            .stderr(told())
+            .stdout(shown)
+            .stderr(logged)
             .kill_on_drop(true)
             .spawn()
             .context("cannot start domicile")?;

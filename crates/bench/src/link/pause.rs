@@ -1,5 +1,6 @@
 //! How long users pause when they move between two daemons, by the round-trip time between these.
 
+use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -24,7 +25,8 @@ const WRITERS: usize = 16;
 
 const SITES: [&str; 2] = ["source", "target"];
 
-pub(super) async fn measure(report: &mut Report) -> Result<()> {
+/// With `profile` the daemons write what they log, by DOMICILE_LOG, to `SITE.RTT.log` where the figures are.
+pub(super) async fn measure(profile: bool, report: &mut Report) -> Result<()> {
     let options = Options {
         scale: SCALE,
         rounds: 1,
@@ -46,7 +48,7 @@ pub(super) async fn measure(report: &mut Report) -> Result<()> {
         pins.push(made["pins"][0].as_str().context("a pin")?.to_owned());
     }
     for (rtt, country) in ROUND_TRIPS.into_iter().zip(COUNTRIES.into_iter().skip(5)) {
-        let daemons = Daemons::start(&stage, usual.file, rtt, &pins).await?;
+        let daemons = Daemons::start((&stage, usual.file), rtt, &pins, profile).await?;
         println!("link: a round trip of {rtt} ms");
         let args = [
             "--config",
@@ -92,7 +94,12 @@ impl Daemons {
         Ok(())
     }
 
-    async fn start(stage: &Stage, base: &str, rtt: u64, pins: &[String]) -> Result<Self> {
+    async fn start(
+        (stage, base): (&Stage, &str),
+        rtt: u64,
+        pins: &[String],
+        profile: bool,
+    ) -> Result<Self> {
         let ports = [free_port().await?, free_port().await?];
         let to = format!("127.0.0.1:{}", ports[1]);
         let path = Path::open(to, Duration::from_millis(rtt)).await?;
@@ -123,11 +130,12 @@ impl Daemons {
                 .collect();
             let file = format!("{site}.toml");
             stage.write(&file, &lines.join("\n"))?;
-            running.push(
-                stage
-                    .domicile
-                    .serve(&["--config", &file, "serve", "--site", site])?,
-            );
+            let log = match profile {
+                true => Some(File::create(format!("target/bench/{site}.{rtt}.log"))?),
+                false => None,
+            };
+            let args = ["--config", &file, "serve", "--site", site];
+            running.push(stage.domicile.serve(&args, log)?);
         }
         // Until it answers: who plans asks no other site.
         let plan = [

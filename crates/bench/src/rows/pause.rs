@@ -1,7 +1,9 @@
 //! How long users pause, seen by clients that keep trying.
 //!
-//! Writers write for the users whose turn is next: a random one of this batch or the following. Refused, a writer keeps
-//! trying at both sites until the target takes the write. A user's pause is from the last write that the source
+//! Writers write for the users whose turn is next: a random one of this batch or the following. The first who is refused in
+//! a batch keeps trying at both sites until one takes the write; whoever else is refused there waits for that and then
+//! tries himself: one commit opens them all, and sixteen writers who try each millisecond are most of the load of this
+//! machine's cores, which is not what is measured. A user's pause is from the last write that the source
 //! acknowledged for anybody of his batch (one commit closes them all) to the first that the target acknowledged for him.
 
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rand::RngExt as _;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Statement};
 
@@ -39,6 +42,8 @@ struct Scene {
     turn: AtomicUsize,
     /// Per batch, when the source acknowledged a write for the last time, in microseconds.
     last: Vec<AtomicU64>,
+    /// Per batch, whether somebody keeps trying.
+    trying: Vec<watch::Sender<bool>>,
     /// Transactions acknowledged at the source.
     acknowledged: AtomicU64,
 }
@@ -157,6 +162,7 @@ pub(crate) async fn pauses(
         users,
         turn: AtomicUsize::new(0),
         last: (0..batches).map(|_| AtomicU64::new(0)).collect(),
+        trying: (0..batches).map(|_| watch::Sender::new(false)).collect(),
         acknowledged: AtomicU64::new(0),
     });
     let mut tasks = JoinSet::new();
@@ -228,6 +234,7 @@ async fn write(scene: Arc<Scene>, here: Seat, there: Seat) -> Result<Vec<Met>> {
         } else {
             let refused_at = scene.now();
             let deadline = Instant::now() + LONGEST;
+            let mut tries = scene.try_alone(batch, deadline).await;
             loop {
                 if there.write(user).await? {
                     let taken_at = scene.now();
@@ -249,14 +256,48 @@ async fn write(scene: Arc<Scene>, here: Seat, there: Seat) -> Result<Vec<Met>> {
                 }
                 tokio::time::sleep(TRY_EVERY).await;
             }
+            tries.done();
         }
         tokio::time::sleep(THINK).await;
+    }
+}
+
+/// Whoever keeps trying, for all others of his batch; told to them when dropped.
+struct Tries<'a>(Option<&'a watch::Sender<bool>>);
+
+// === impl Tries ===
+
+impl Tries<'_> {
+    /// The batch takes writes again.
+    fn done(&mut self) {
+        if let Some(trying) = self.0.take() {
+            trying.send_replace(false);
+        }
+    }
+}
+
+impl Drop for Tries<'_> {
+    fn drop(&mut self) {
+        self.done();
     }
 }
 
 // === impl Scene ===
 
 impl Scene {
+    /// Waits while somebody else keeps trying for `batch`.
+    async fn try_alone(&self, batch: usize, deadline: Instant) -> Tries<'_> {
+        let trying = &self.trying[batch];
+        if !trying.send_replace(true) {
+            return Tries(Some(trying));
+        }
+        let mut others = trying.subscribe();
+        let others = others.wait_for(|trying| !trying);
+        let _ = tokio::time::timeout_at(deadline.into(), others).await;
+        // Batches need not be as we think: whoever is still refused tries as well.
+        Tries(None)
+    }
+
     /// Microseconds since the beginning.
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
