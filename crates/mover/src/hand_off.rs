@@ -152,6 +152,7 @@ impl Hands<'_> {
             Err(error) => return Err(error).at(&source.site, "raising the fence"),
         };
         point("after-fence");
+        tracing::debug!(%batch, after = ?started.elapsed(), "fenced");
         let handoff = Handoff {
             batch: batch.clone(),
             from: source.site.clone(),

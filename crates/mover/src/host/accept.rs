@@ -1,6 +1,7 @@
 //! The target's side of a handoff: one transaction, whose commit is the change of home.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use handoff::decision::{Decision, Outcome};
 use handoff::judge::{Findings, Handoff, Judgement, answer, judge};
@@ -120,27 +121,36 @@ async fn judged(
     }
     let key = DigestKey::new(key);
     let kept = session.kept();
+    let began = Instant::now();
+    let done =
+        |part: &str| tracing::debug!(batch = %handoff.batch, after = ?began.elapsed(), "{part}");
+    done("a handoff begins");
     let looked = async {
         let (passed, tx) = tokio::join!(
             visit.has_passed(&handoff.batch, visit.call.pause_max),
             transaction(session, visit.target(), DOING),
         );
+        done("the stream has passed the fence");
         match passed {
             true => look(visit, tx?, &kept, handoff, &key).await.map(Some),
             false => Ok(None),
         }
     }
     .await;
+    done("read at the target");
     let Asked { ask, answer } = asks.recv().await?;
+    done("the source's offer is here");
     let (Ask::Judge(offer), Some(answer)) = (ask, answer) else {
         asks.close();
         return None;
     };
     match looked {
         Ok(Some(looked)) => {
-            looked
+            let judged = looked
                 .judge(visit, handoff, &offer, &key, answer, asks)
-                .await
+                .await;
+            done("judged");
+            judged
         }
         // Offered: only a decision reopens the batch, so the source asks for one.
         Ok(None) => {
