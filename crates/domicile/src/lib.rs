@@ -1,6 +1,7 @@
 //! The binary's own room: commands, configuration, console. The only reader of the configuration, and
 //! the only place that prints.
 
+pub mod alerts;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -31,6 +31,7 @@ pub mod shape;
 pub mod sharing;
 pub mod slot;
 pub mod snapshot;
+pub mod standbys;
 pub mod stream;
 pub mod ties;
 pub mod transaction;

@@ -25,6 +25,7 @@ pub mod rest;
 pub mod schema;
 pub mod steering;
 pub mod tidings;
+pub mod vitals;
 pub mod watch;
 pub mod whereabouts;
 pub mod witness;

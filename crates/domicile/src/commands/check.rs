@@ -9,8 +9,9 @@ use tokio_postgres::error::SqlState;
 
 use super::homes::{self, Home};
 use super::show;
+use crate::alerts;
 use crate::cli::Check;
-use crate::config::{Config, Service, scrub};
+use crate::config::{Alerts, Config, Service, scrub};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 use crate::render::Form;
 use crate::render::check::{Finding, Level, exit, render};
@@ -96,7 +97,7 @@ async fn check_service(
         }
     }
     for home in &opened {
-        inspect(name, service, home, findings).await?;
+        inspect(name, service, &config.alerts, home, findings).await?;
         if home.schema.is_ok() {
             policy(config, name, home, findings).await?;
         }
@@ -120,6 +121,7 @@ fn blocker(site: &SiteName, failure: &Failure) -> Finding {
 async fn inspect(
     name: &ServiceName,
     service: &Service,
+    bounds: &Alerts,
     home: &Home,
     findings: &mut Vec<Finding>,
 ) -> Outcome<()> {
@@ -150,6 +152,16 @@ async fn inspect(
         })?;
     findings.extend(found.into_iter().map(|finding| taken(name, finding)));
     findings.extend(refused_heads(name, home).await);
+    let standbys = postgres::standbys::look(&*home.session).await;
+    let standbys = standbys.or_fail(Exit::Unreached, || {
+        format!("{name}: cannot look for standbys at {}", home.site)
+    })?;
+    findings.extend(alerts::standbys(&standbys, bounds).map(|alert| Finding {
+        level: Level::Warning,
+        site: Some(home.site.to_string()),
+        what: format!("{name}: {}", alert.what),
+        mend: alert.mend.to_owned(),
+    }));
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! their form and give a warning. An unknown key is an error with its name, the file and the line.
 
 mod admin;
+mod alerts;
 mod bounds;
 mod error;
 mod key;
@@ -26,6 +27,7 @@ use model::{ServiceName, SiteName};
 use toml::de::DeTable;
 
 pub use admin::Admin;
+pub use alerts::Alerts;
 pub use bounds::{Batch, Erase, Hold, Limits};
 pub use error::ConfigError;
 pub use key::KeyFile;
@@ -47,6 +49,8 @@ pub struct Config {
     pub services: BTreeMap<ServiceName, Service>,
     /// Where each market belongs.
     pub policy: Policy,
+    /// When a daemon says that something stands still.
+    pub alerts: Alerts,
     /// What is configured and has no effect in this version, one line each.
     pub warnings: Vec<String>,
 }
@@ -129,12 +133,14 @@ impl Config {
             &sites,
             &services,
         )?;
+        let alerts = alerts::read(top.take("alerts"))?;
         top.finish()?;
         Ok(Self {
             file: file.to_owned(),
             sites,
             services,
             policy,
+            alerts,
             warnings,
         })
     }

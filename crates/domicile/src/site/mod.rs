@@ -3,6 +3,7 @@
 //! into the daemon, and the words in which the commands of the same machine speak with it.
 
 mod admin;
+mod alarms;
 mod answers;
 mod ask;
 mod comparing;
@@ -28,6 +29,7 @@ pub use holding::ByDaemon;
 
 use crate::config::{Config, ConfigError, scrub};
 use crate::exit::Failure;
+use alarms::{Alarms, Raised};
 use answers::SiteAnswers;
 use comparing::{Comparing, OwnRecords};
 use departures::Departures;
@@ -50,6 +52,10 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     let vouched = Arc::new(vouched::Vouched::new(view.clone()));
     let measured = vouched::Measured(Arc::clone(&vouched));
     daemon.registry().register_collector(Box::new(measured));
+    let raised = Arc::new(Raised::new(view.clone()));
+    let measured = alarms::Measured(Arc::clone(&raised));
+    daemon.registry().register_collector(Box::new(measured));
+    let alarms = Alarms::new(Arc::clone(&config), site.clone(), raised);
     let seals = Seals::new(Arc::clone(&config), site.clone(), Arc::clone(&vouched));
     let answers = SiteAnswers::new(Arc::clone(&config), site.clone(), view.clone(), vouched);
     let departures = Arc::new(Departures::new(config, site.clone(), view.clone()));
@@ -65,6 +71,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .hears(reception)
         .hears(Arc::new(telling))
         .work(Arc::new(comparing))
+        .work(Arc::new(alarms))
         .hears(Arc::new(Questions::new(Arc::new(answers))))
         .work(Arc::new(work))
         .work(Arc::new(seals))
