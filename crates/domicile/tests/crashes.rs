@@ -11,7 +11,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -236,7 +236,7 @@ async fn points(travellers: &mut Travellers, misfits: bool) -> Result<BTreeMap<S
 /// Steps that only a journey with users who do not fit takes.
 const OF_MISFITS: [&str; 3] = ["refuse", "cancel", "cleared"];
 
-/// Runs every case of `victims`; prints the table.
+/// Runs every case of `victims`, in two worlds side by side: most of a case is waiting.
 async fn every_step(name: &str, victims: &[Victim]) -> Result<()> {
     let mut travellers = Travellers::new(name).await?;
     let with_misfits = points(&mut travellers, true).await?;
@@ -275,14 +275,50 @@ async fn every_step(name: &str, victims: &[Victim]) -> Result<()> {
         let queue = if misfits { &mut of_misfits } else { &mut plain };
         queue.extend(victims.iter().map(|victim| (*victim, step.clone())));
     }
+    let waiting = Mutex::new(Cases { of_misfits, plain });
+    let first = take_cases(name.to_owned(), travellers, &waiting);
+    let second = async {
+        let name = format!("{name}_beside");
+        let travellers = Travellers::new(&name).await?;
+        take_cases(name, travellers, &waiting).await
+    };
+    let (first, second) = tokio::try_join!(first, second)?;
+    let cases = first.0 + second.0;
+    let failed = [first.1, second.1].concat();
+    println!("{cases} cases, {} failed", failed.len());
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
+
+/// What has still to be run.
+struct Cases {
+    of_misfits: VecDeque<(Victim, Step)>,
+    plain: VecDeque<(Victim, Step)>,
+}
+
+/// Runs cases as long as there are any; prints them. How many, and those that failed.
+async fn take_cases(
+    name: String,
+    mut travellers: Travellers,
+    waiting: &Mutex<Cases>,
+) -> Result<(usize, Vec<String>)> {
     let (mut cases, mut failed) = (0, Vec::new());
-    while !of_misfits.is_empty() || !plain.is_empty() {
-        // Those who do not fit go out only: the way back is for another case.
-        let out = travellers.home == SITES[0] || plain.is_empty();
-        let next = if out { of_misfits.pop_front() } else { None };
-        let misfits = next.is_some();
-        let Some((victim, step)) = next.or_else(|| plain.pop_front()) else {
-            break;
+    loop {
+        let next = {
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those who do not fit go out only: the way back is for another case.
+            let out = travellers.home == SITES[0] || waiting.plain.is_empty();
+            let next = if out {
+                waiting.of_misfits.pop_front()
+            } else {
+                None
+            };
+            let misfits = next.is_some();
+            next.or_else(|| waiting.plain.pop_front())
+                .map(|(victim, step)| (victim, step, misfits))
+        };
+        let Some((victim, step, misfits)) = next else {
+            return Ok((cases, failed));
         };
         let started = Instant::now();
         let outcome = travellers.case(victim, &step, misfits).await;
@@ -299,9 +335,6 @@ async fn every_step(name: &str, victims: &[Victim]) -> Result<()> {
             }
         }
     }
-    println!("{cases} cases, {} failed", failed.len());
-    ensure!(failed.is_empty(), "{}", failed.join("\n"));
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
