@@ -18,7 +18,7 @@ pub struct Resident {
 /// Where a user stands at a site. Every variant says who sets it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Lives here. Set by creation, by acceptance, by withdrawal and by a refusal that names the user.
+    /// Lives here. Set by creation, by acceptance, by withdrawal, by a refusal that names the user, and by whoever reclaims him.
     Settled {
         /// The epoch of his living here.
         epoch: Epoch,
@@ -97,6 +97,11 @@ pub struct Kept {
     /// His epoch there.
     pub epoch: Epoch,
 }
+
+/// How far above every epoch known here a [reclaimed](Event::Reclaim) user lives. The target that is gone may have accepted him, and fenced and
+/// reopened him any number of times, of which nobody was told: should it come back, it must find that he lives here since later. Fences of one
+/// user cannot reach this: one each millisecond would take 34 years. Whole numbers that the ledger writes have room for 8,191 such steps.
+const RECLAIM_LEAP: i64 = 1 << 40;
 
 /// Something that changes a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -196,6 +201,11 @@ pub enum Event {
         /// His epoch here; above every one seen.
         epoch: Epoch,
     },
+    /// Two operators' word about an offer: its target is destroyed, and will not answer. He lives here, by what stands here.
+    Reclaim {
+        /// The batch.
+        batch: BatchId,
+    },
     /// An operator's word about a lost user: what stands here is his.
     TakeUp,
     /// An operator's word about a lost user: he lives at that site, by what stands there.
@@ -282,6 +292,7 @@ impl Event {
             Self::Cleared { .. } => "cleared",
             Self::Overtaken { .. } => "overtaken",
             Self::Miss { .. } => "miss",
+            Self::Reclaim { .. } => "reclaim",
             Self::TakeUp => "take up",
             Self::Cede { .. } => "cede",
         }
@@ -478,6 +489,14 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
                     to: to.clone(),
                     attempt: *attempt,
                 }
+            })
+        }
+        (State::Offered { epoch, batch, .. }, Event::Reclaim { batch: given })
+            if batch == given =>
+        {
+            let above = record.next_epoch(*epoch);
+            record.with(State::Settled {
+                epoch: Epoch(above.0.saturating_add(RECLAIM_LEAP)),
             })
         }
         (State::Departed { to, epoch, .. }, Event::Erased { epoch: given }) if epoch == given => {
