@@ -98,10 +98,10 @@ pub struct Kept {
     pub epoch: Epoch,
 }
 
-/// How far above every epoch known here a [reclaimed](Event::Reclaim) user lives. The target that is gone may have accepted him, and fenced and
-/// reopened him any number of times, of which nobody was told: should it come back, it must find that he lives here since later. Fences of one
-/// user cannot reach this: one each millisecond would take 34 years. Whole numbers that the ledger writes have room for 8,191 such steps.
-const RECLAIM_LEAP: i64 = 1 << 40;
+/// How many epochs a round of [reclaiming](Event::Reclaim) has. The target that is gone may have accepted the user, and fenced and
+/// reopened him any number of times, of which nobody was told: should it come back, it must find that he lives here since later. Fences of one user
+/// within one round cannot reach this: one each millisecond would take seven weeks. Whole numbers that the ledger writes have room for two million rounds.
+const ROUND: i64 = 1 << 32;
 
 /// Something that changes a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -205,6 +205,8 @@ pub enum Event {
     Reclaim {
         /// The batch.
         batch: BatchId,
+        /// The round of reclaiming: above every one that any other site has reclaimed in.
+        round: i64,
     },
     /// An operator's word about a lost user: what stands here is his.
     TakeUp,
@@ -491,12 +493,17 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
                 }
             })
         }
-        (State::Offered { epoch, batch, .. }, Event::Reclaim { batch: given })
-            if batch == given =>
-        {
-            let above = record.next_epoch(*epoch);
+        (
+            State::Offered { epoch, batch, .. },
+            Event::Reclaim {
+                batch: given,
+                round,
+            },
+        ) if batch == given => {
+            let own = record.seen.max(*epoch).0 / ROUND;
+            let round = own.saturating_add(1).max(*round);
             record.with(State::Settled {
-                epoch: Epoch(above.0.saturating_add(RECLAIM_LEAP)),
+                epoch: Epoch(round.saturating_mul(ROUND)),
             })
         }
         (State::Departed { to, epoch, .. }, Event::Erased { epoch: given }) if epoch == given => {

@@ -58,6 +58,8 @@ struct Database {
     again: [bool; SITES],
     /// How often each peer came here, to visit or to be told: the terms of the offices of arrivals.
     terms: [u64; SITES],
+    /// The latest round of reclaiming that it was told of.
+    round: i64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -87,6 +89,8 @@ struct Statement {
     batch: BatchId,
     /// The term of the office of arrivals from there when it was made.
     term: u64,
+    /// The round, above that of every site that stands.
+    round: i64,
     /// The peers that ended what comes from there, and were heard after that.
     heard: BTreeSet<usize>,
 }
@@ -355,9 +359,13 @@ impl World {
         if stands.is_none_or(|statement| statement.batch != batch) {
             // Nobody states it of a site that stands.
             let gone = self.sites[to].destroyed;
+            let told = self.sites.iter().filter(|site| !site.destroyed);
+            let round = told.map(|site| site.database.round).max().unwrap_or(0) + 1;
+            self.sites[site].database.round = round;
             self.sites[site].statement = gone.then(|| Statement {
                 batch,
                 term: self.sites[site].database.terms[to],
+                round,
                 heard: BTreeSet::new(),
             });
             return;
@@ -374,6 +382,8 @@ impl World {
             if !self.slips(Slip::ReclaimUnsettled) {
                 self.sites[peer].visits.retain(|(from, _)| *from != to);
             }
+            let told = &mut self.sites[peer].database.round;
+            *told = statement.round.max(*told);
             self.hear_from(site, peer);
             if let Some(statement) = &mut self.sites[site].statement {
                 statement.heard.insert(peer);
@@ -392,7 +402,13 @@ impl World {
             return;
         }
         assert!(
-            self.take(site, &Event::Reclaim { batch }),
+            self.take(
+                site,
+                &Event::Reclaim {
+                    batch,
+                    round: statement.round
+                }
+            ),
             "who is offered can be reclaimed"
         );
         if self.slips(Slip::ReclaimNext) {

@@ -156,7 +156,7 @@ fn matching() -> [Event; 19] {
             epoch: SEEN.next(),
         },
         Event::Miss { epoch: SEEN.next() },
-        Event::Reclaim { batch },
+        Event::Reclaim { batch, round: 1 },
         Event::TakeUp,
         Event::Cede { to: there() },
     ]
@@ -170,7 +170,10 @@ fn strays() -> Vec<Event> {
         Event::Reopen { batch: other() },
         Event::Offer { batch: other() },
         Event::Accepted { batch: other() },
-        Event::Reclaim { batch: other() },
+        Event::Reclaim {
+            batch: other(),
+            round: 1,
+        },
         Event::Refused {
             batch: other(),
             named: true,
@@ -329,7 +332,10 @@ fn a_refusal_settles_the_users_it_names_and_lets_the_others_move_above_its_highe
 #[test]
 fn who_is_reclaimed_lives_here_above_whatever_the_lost_target_made_of_him_and_no_answer_changes_that()
  {
-    let reclaim = Event::Reclaim { batch: batch() };
+    let reclaim = Event::Reclaim {
+        batch: batch(),
+        round: 1,
+    };
     let here = step(Some(&offered()), &reclaim).expect("legal");
     let State::Settled { epoch } = here.state else {
         panic!("settled, not {here:?}");
@@ -375,10 +381,31 @@ fn who_is_reclaimed_lives_here_above_whatever_the_lost_target_made_of_him_and_no
             named: true,
             highest: EPOCH,
         },
-        Event::Reclaim { batch },
+        Event::Reclaim { batch, round: 1 },
     ] {
         assert!(step(Some(&here), &late).is_err(), "{late:?}");
     }
+}
+
+#[test]
+fn a_later_round_of_reclaiming_is_above_an_earlier_one_whatever_the_epochs_were() {
+    let reclaimed = |epoch, round| {
+        let state = State::Offered {
+            epoch: Epoch(epoch),
+            to: there(),
+            batch: batch(),
+            attempt: ATTEMPT,
+        };
+        let reclaim = Event::Reclaim {
+            batch: batch(),
+            round,
+        };
+        step(Some(&record(state)), &reclaim).expect("legal").seen
+    };
+    assert!(reclaimed(9, 2) > reclaimed(1_000_000, 1));
+    // One who was reclaimed before leaps again, though this site was not told of the round.
+    let before = reclaimed(9, 5);
+    assert!(reclaimed(before.0 + 3, 1).0 > before.0 + 1_000_000_000);
 }
 
 #[test]
