@@ -8,6 +8,7 @@ mod bounds;
 mod error;
 mod key;
 mod link;
+mod operators;
 mod policy;
 mod quantity;
 mod reader;
@@ -21,6 +22,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ledger::destroyed::Operators;
 use model::policy::Policy;
 use model::{ServiceName, SiteName};
 use toml::de::DeTable;
@@ -43,6 +45,8 @@ pub struct Config {
     pub file: PathBuf,
     /// The sites.
     pub sites: BTreeMap<SiteName, Site>,
+    /// Whose word counts where a site is destroyed for good.
+    pub operators: Operators,
     /// The services.
     pub services: BTreeMap<ServiceName, Service>,
     /// Where each market belongs.
@@ -121,6 +125,9 @@ impl Config {
         let mut warnings = Vec::new();
         let mut top = Table::document(&source, document.get_ref());
         let sites = site::read(top.need("site")?, reader, &mut warnings)?;
+        let operators = top.take("operators");
+        let operators = operators.map(|node| operators::read(&node, &sites));
+        let operators = operators.transpose()?.unwrap_or_default();
         let services = service::read(top.need("service")?, reader, &sites, &mut warnings)?;
         let policy = policy::read(
             top.take("policy"),
@@ -133,6 +140,7 @@ impl Config {
         Ok(Self {
             file: file.to_owned(),
             sites,
+            operators,
             services,
             policy,
             warnings,

@@ -43,10 +43,11 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     let config = Arc::new(config);
     let homes = SiteHomes::new(Arc::clone(&config), site.clone());
     let reception = Arc::new(Reception::new(site.clone(), Arc::new(homes)));
-    let telling = OwnRecords::new(Arc::clone(&config), site.clone(), Arc::clone(&reception));
+    let view = daemon.view().clone();
+    let visited = Arc::clone(&reception);
+    let telling = OwnRecords::new(Arc::clone(&config), site.clone(), visited, view.clone());
     let telling = Telling::new(site.clone(), Arc::new(telling));
     let comparing = Comparing::new(Arc::clone(&config), site.clone());
-    let view = daemon.view().clone();
     let vouched = Arc::new(vouched::Vouched::new(view.clone()));
     let measured = vouched::Measured(Arc::clone(&vouched));
     daemon.registry().register_collector(Box::new(measured));
