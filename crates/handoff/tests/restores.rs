@@ -619,7 +619,10 @@ impl World {
         if !self.moves(site) {
             return;
         }
-        let Some(State::Offered { to, batch, .. }) = self.state(site) else {
+        let Some(State::Offered {
+            to, batch, epoch, ..
+        }) = self.state(site)
+        else {
             return;
         };
         let to = number(&to);
@@ -630,8 +633,10 @@ impl World {
         let standing = self.sites[to].database.decisions.get(&batch).cloned();
         // Who is lost here, and at the source not gone, is the source's.
         if standing.is_none() {
-            // Who lives here although nothing was decided was taken up: the source hears of it first.
-            if self.state(to).is_some_and(|state| state.is_home()) {
+            // Who lives here although nothing was decided was taken up, and may have gone on since: the source hears of it first.
+            let seen = self.sites[to].database.record.as_ref();
+            let further = seen.is_some_and(|record| record.seen > epoch);
+            if further || self.state(to).is_some_and(|state| state.is_home()) {
                 self.seen.unanswered += 1;
                 return;
             }

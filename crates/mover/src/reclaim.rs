@@ -73,7 +73,9 @@ pub enum Why {
     #[error("{0} has not heard its own peers since its server started")]
     Unready(SiteName),
     /// Somebody is lost here.
-    #[error("it was just found that this database went back in time: its peers are to be heard again")]
+    #[error(
+        "it was just found that this database went back in time: its peers are to be heard again"
+    )]
     WentBack,
 }
 

@@ -64,11 +64,7 @@ pub async fn now(session: &impl GenericClient) -> Result<String> {
 }
 
 /// How what was stated at the time `at` (see [`now`]) stands, where it counts for `lasts`.
-pub async fn standing(
-    session: &impl GenericClient,
-    at: &str,
-    lasts: Duration,
-) -> Result<Standing> {
+pub async fn standing(session: &impl GenericClient, at: &str, lasts: Duration) -> Result<Standing> {
     if !door::is_open(session).await? {
         return Ok(Standing::Closed);
     }

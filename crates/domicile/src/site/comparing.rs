@@ -260,7 +260,10 @@ impl Tells for OwnRecords {
                 tracing::error!(%service, %from, %gone, "a peer says that this site is destroyed, and it is not");
                 return Err(Told::Other {
                     site: self.site.clone(),
-                    what: format!("{} is linked with {gone}, which is not destroyed", self.site),
+                    what: format!(
+                        "{} is linked with {gone}, which is not destroyed",
+                        self.site
+                    ),
                     sqlstate: None,
                     ends: false,
                 });

@@ -10,6 +10,7 @@ mod departures;
 mod holding;
 mod homes;
 mod passengers;
+mod reclaiming;
 mod route;
 mod seals;
 mod vouched;
@@ -53,6 +54,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     daemon.registry().register_collector(Box::new(measured));
     let seals = Seals::new(Arc::clone(&config), site.clone(), Arc::clone(&vouched));
     let answers = SiteAnswers::new(Arc::clone(&config), site.clone(), view.clone(), vouched);
+    let reclaiming = reclaiming::routes(Arc::clone(&config), site.clone(), view.clone());
     let departures = Arc::new(Departures::new(config, site.clone(), view.clone()));
     let visited = Arc::clone(&reception);
     tokio::spawn(async move {
@@ -72,6 +74,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .work(Arc::clone(&departures) as Arc<dyn ::daemon::Work>)
         .routes(admin::routes(departures))
         .routes(holding::routes(view))
+        .routes(reclaiming)
 }
 
 /// A failure in words, for a log.
