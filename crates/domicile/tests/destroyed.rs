@@ -128,7 +128,7 @@ async fn two_operators_take_a_batch_back_from_a_site_that_accepted_it_and_is_gon
     world.clusters.0[1].stop_immediate().await?;
     apply.kill().await?;
     std::fs::remove_file(&hold)?;
-    assert_eq!(write(&world, 0, gone[0]).await?, "DM423");
+    assert_eq!(write(&world, 0, gone[0]).await?, "40001");
 
     let mut elsewhere = first;
     elsewhere[2] = "beijing";
@@ -142,7 +142,7 @@ async fn two_operators_take_a_batch_back_from_a_site_that_accepted_it_and_is_gon
     )?;
     let made = resolve(&world, config, &first, 0).await?;
     ensure!(made.stdout.contains(REASON), "{made}");
-    assert_eq!(write(&world, 0, gone[0]).await?, "DM423");
+    assert_eq!(write(&world, 0, gone[0]).await?, "40001");
 
     // One is not enough, nor one who signs twice, nor a stranger.
     let carry_out = [batch, "--statement", "gone", "--yes", "--json"];
@@ -175,7 +175,7 @@ async fn two_operators_take_a_batch_back_from_a_site_that_accepted_it_and_is_gon
     )
     .await?;
     says(&changed, "changed after it was signed")?;
-    assert_eq!(write(&world, 0, gone[0]).await?, "DM423");
+    assert_eq!(write(&world, 0, gone[0]).await?, "40001");
 
     let done = resolve(&world, config, &carry_out, 0).await?;
     let line = done.stdout.lines().last().context("it says something")?;
@@ -264,7 +264,7 @@ async fn a_daemon_takes_a_batch_back_only_once_its_link_to_the_target_is_down() 
     let carry_out = [batch, "--statement", "gone", "--yes", "--json"];
     let linked_still = resolve(world, config, &carry_out, 2).await?;
     says(&linked_still, "is linked with singapore")?;
-    assert_eq!(write(world, 0, gone[0]).await?, "DM423");
+    assert_eq!(write(world, 0, gone[0]).await?, "40001");
 
     world.clusters.0[1].stop_immediate().await?;
     drop(singapore);

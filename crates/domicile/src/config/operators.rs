@@ -38,3 +38,38 @@ pub(super) fn read(
     }
     Ok(operators)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::Config;
+
+    /// Of RFC 8410, section 10.1.
+    const KEY: &str = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+
+    fn parse(operators: &str) -> Result<Config, String> {
+        let text = format!(
+            "[site.beijing]\n[service.shop]\norigin = \"beijing\"\nids = \"uuid\"\n\
+             user = {{ table = \"customer\", key = \"id\" }}\ndatabase.beijing = \"postgres://b/shop\"\n\
+             [operators]\n{operators}"
+        );
+        Config::parse(&text, Path::new("domicile.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_operator_is_a_name_and_a_public_key_of_his_own() {
+        let config = parse(&format!("alice = \"{KEY}\"")).expect("it is good");
+        assert_eq!(config.operators["alice"].to_string(), KEY);
+        let twice = parse(&format!("alice = \"{KEY}\"\nbob = \"{KEY}\"")).expect_err("one key");
+        assert!(
+            twice.contains("operators.bob: it is also alice's key"),
+            "{twice}"
+        );
+        let pasted = parse("alice = \"MC4CAQAwBQYDK2VwBCIEIGeheim\"").expect_err("no public key");
+        assert!(
+            pasted.contains("operators.alice") && !pasted.contains("eheim"),
+            "{pasted}"
+        );
+    }
+}
