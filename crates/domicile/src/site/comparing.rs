@@ -256,7 +256,8 @@ impl Tells for OwnRecords {
             if !self.has(service) {
                 return Ok(round);
             }
-            if *gone == self.site || self.view.peer(gone).is_some() {
+            let link = self.view.peer(gone);
+            if *gone == self.site || link.is_some_and(|link| link.session().is_some()) {
                 tracing::error!(%service, %from, %gone, "a peer says that this site is destroyed, and it is not");
                 return Err(Told::Other {
                     site: self.site.clone(),

@@ -88,7 +88,14 @@ impl Here {
                     .mend("ask the one that does: `GET /status` of each says which"),
             );
         }
-        if self.view.peer(gone).is_some() {
+        let Some(link) = self.view.peer(gone) else {
+            return Err(Failure::new(
+                Exit::Unreached,
+                anyhow::anyhow!("{name}: this daemon does not hold the link, and cannot tell whether {gone} lives"),
+            )
+            .mend("`GET /status` of the daemons says which one does, and why none"));
+        };
+        if link.session().is_some() {
             return Err(Failure::usage(format_args!(
                 "{name}: {} is linked with {gone}, so it is not destroyed",
                 self.site
