@@ -317,7 +317,7 @@ pub struct Keys {
 /// What can be done with keys.
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Make a site's key, in a file that its owner alone may read
+    /// Make a site's key, or an operator's, in a file that its owner alone may read
     New(KeysNew),
     /// Show the pins of a site's keys, for the configurations of its peers
     Show(KeysShow),
@@ -328,11 +328,16 @@ pub enum KeysCommand {
 /// `keys new`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Never writes over a file. Without --out the file is the one that the configuration names: key = { file = \"…\" } of the site.")]
+Never writes over a file. Without --out the file is the one that the configuration names: key = { file = \"…\" } of the site.\n\n\
+An operator's key signs what `domicile resolve --destroyed` states; its public half goes into [operators] of every site's \
+configuration. It belongs to one person, and on no machine of a site.")]
 pub struct KeysNew {
     /// The site
-    #[arg(long, value_name = "SITE")]
-    pub site: String,
+    #[arg(long, value_name = "SITE", required_unless_present = "operator")]
+    pub site: Option<String>,
+    /// An operator's key instead: his name
+    #[arg(long, value_name = "NAME", conflicts_with = "site", requires = "out")]
+    pub operator: Option<String>,
     /// Write the key to this file; no configuration is read then
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,

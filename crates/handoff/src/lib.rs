@@ -22,6 +22,7 @@
 //! | erase | source | [`Erased`](record::Event::Erased) |
 //! | erase a user at his home | home | [`Forgotten`](record::Event::Forgotten) |
 //! | a database went back | that site | [`tidings::hear`], then [`Overtaken`](record::Event::Overtaken) or [`Miss`](record::Event::Miss) |
+//! | reclaim from a destroyed target | source | [`Reclaim`](record::Event::Reclaim) |
 //! | resolve a lost user | that site | [`TakeUp`](record::Event::TakeUp) or [`Cede`](record::Event::Cede) |
 
 pub mod decision;

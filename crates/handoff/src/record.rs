@@ -18,7 +18,7 @@ pub struct Resident {
 /// Where a user stands at a site. Every variant says who sets it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Lives here. Set by creation, by acceptance, by withdrawal and by a refusal that names the user.
+    /// Lives here. Set by creation, by acceptance, by withdrawal, by a refusal that names the user, and by whoever reclaims him.
     Settled {
         /// The epoch of his living here.
         epoch: Epoch,
@@ -97,6 +97,11 @@ pub struct Kept {
     /// His epoch there.
     pub epoch: Epoch,
 }
+
+/// How many epochs a round of [reclaiming](Event::Reclaim) has. The target that is gone may have accepted the user, and fenced and
+/// reopened him any number of times, of which nobody was told: should it come back, it must find that he lives here since later. Fences of one user
+/// within one round cannot reach this: one each millisecond would take seven weeks. Whole numbers that the ledger writes have room for two million rounds.
+const ROUND: i64 = 1 << 32;
 
 /// Something that changes a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -196,6 +201,13 @@ pub enum Event {
         /// His epoch here; above every one seen.
         epoch: Epoch,
     },
+    /// Two operators' word about an offer: its target is destroyed, and will not answer. He lives here, by what stands here.
+    Reclaim {
+        /// The batch.
+        batch: BatchId,
+        /// The round of reclaiming: above every one that any other site has reclaimed in.
+        round: i64,
+    },
     /// An operator's word about a lost user: what stands here is his.
     TakeUp,
     /// An operator's word about a lost user: he lives at that site, by what stands there.
@@ -282,6 +294,7 @@ impl Event {
             Self::Cleared { .. } => "cleared",
             Self::Overtaken { .. } => "overtaken",
             Self::Miss { .. } => "miss",
+            Self::Reclaim { .. } => "reclaim",
             Self::TakeUp => "take up",
             Self::Cede { .. } => "cede",
         }
@@ -478,6 +491,19 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
                     to: to.clone(),
                     attempt: *attempt,
                 }
+            })
+        }
+        (
+            State::Offered { epoch, batch, .. },
+            Event::Reclaim {
+                batch: given,
+                round,
+            },
+        ) if batch == given => {
+            let own = record.seen.max(*epoch).0 / ROUND;
+            let round = own.saturating_add(1).max(*round);
+            record.with(State::Settled {
+                epoch: Epoch(round.saturating_mul(ROUND)),
             })
         }
         (State::Departed { to, epoch, .. }, Event::Erased { epoch: given }) if epoch == given => {

@@ -3,7 +3,8 @@
 //! nobody lets him go to a site that has not accepted him.
 //!
 //! What runs is the protocol itself: [`step`], [`judge`], [`answer`] and [`hear`]; the walk adds what stands around them, as `residency::tidings`
-//! and `mover::compare` do: positions with marks, places that go back with their database, visits that a site ends before it tells. Rules
+//! and `mover::compare` do: positions with marks, places that go back with their database, visits that a site ends before it tells. A site may also be destroyed: it does
+//! nothing any more until it is restored from some backup, and two operators take back what was offered to it, as `mover::reclaim` does. Rules
 //! are then left out, and the walks must find what they kept away. Found by these walks while the rules were made: that closed users must be told of under the epoch before, that lost users
 //! must be told of, that what was let pass counts once somebody is lost, that a target does not answer for whom it took up, and that a peer must have heard its own first.
 //!
@@ -32,6 +33,14 @@ enum Slip {
     NoSettling,
     /// Moves begin and arrive although the site is not open; the guard is.
     MoveUnopened,
+    /// Users are taken back from a destroyed site, and nobody has heard whether it had handed them on.
+    ReclaimUnheard,
+    /// The others are heard, and what the destroyed site has on its way to them is not ended first.
+    ReclaimUnsettled,
+    /// They are taken back under the next epoch, as if the destroyed site could not have come further.
+    ReclaimNext,
+    /// They are taken back by a statement from before the destroyed site came back and asked.
+    ReclaimLate,
 }
 
 /// What stands in a site's database, and goes back with it.
@@ -47,6 +56,10 @@ struct Database {
     heard: [Option<(usize, u64)>; SITES],
     /// Which peers are to be heard again from the beginning: what they said was let pass when the user was not here.
     again: [bool; SITES],
+    /// How often each peer came here, to visit or to be told: the terms of the offices of arrivals.
+    terms: [u64; SITES],
+    /// The latest round of reclaiming that it was told of.
+    round: i64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -62,6 +75,24 @@ struct Site {
     confirmed: BTreeSet<usize>,
     /// Who visits, by the number of the visit: processes, not rows.
     visits: BTreeSet<(usize, u64)>,
+    /// It stands no more, and whatever runs there does not either.
+    destroyed: bool,
+    /// It was destroyed, and is not open again yet.
+    returns: bool,
+    /// What two operators have signed here, and not carried out yet.
+    statement: Option<Statement>,
+}
+
+/// That the target of a batch is destroyed.
+#[derive(Clone, Debug)]
+struct Statement {
+    batch: BatchId,
+    /// The term of the office of arrivals from there when it was made.
+    term: u64,
+    /// The round, above that of every site that stands.
+    round: i64,
+    /// The peers that ended what comes from there, and were heard after that.
+    heard: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +124,12 @@ struct Seen {
     /// Questions about somebody who was taken up.
     unanswered: u64,
     resolved: u64,
+    destroyed: u64,
+    reclaimed: u64,
+    /// Users whom a destroyed site had handed on, as was heard in time.
+    handed_on: u64,
+    /// Destroyed sites that came back and were opened.
+    returned: u64,
 }
 
 struct World {
@@ -164,7 +201,8 @@ impl World {
 
     /// Whether moves may begin at, or arrive at, `site`.
     fn moves(&self, site: usize) -> bool {
-        self.sites[site].open || self.slips(Slip::MoveUnopened)
+        let stands = !self.sites[site].destroyed;
+        self.sites[site].open || stands && self.slips(Slip::MoveUnopened)
     }
 
     /// The sites at which the application's writes for the user commit.
@@ -204,6 +242,11 @@ impl World {
     /// One thing happens somewhere, if it can.
     fn go_on(&mut self) {
         // A site that is closed is opened again before long: else walks end with all of them closed.
+        if let Some(gone) = (0..SITES).find(|site| self.sites[*site].destroyed)
+            && self.below(3) == 0
+        {
+            return self.without(gone);
+        }
         let closed = (0..SITES).find(|site| !self.sites[*site].open);
         if let Some(closed) = closed.filter(|_| self.below(2) == 0) {
             let site = match self.below(2) {
@@ -216,13 +259,29 @@ impl World {
             }
             return;
         }
+        // A target that has accepted goes on before its answer arrives, and may end there.
+        if let Some(target) = self.unanswered()
+            && self.below(2) == 0
+        {
+            return match self.below(6) {
+                0 => self.enrol(target),
+                1 => self.fence(target),
+                2 => self.reopen(target),
+                3 | 4 => self.offer(target),
+                _ if self.below(2) == 0 => self.destroy(target),
+                _ => {}
+            };
+        }
         // Half of it where he lives: else little comes to pass.
         let home = (0..SITES).find(|site| self.state(*site).is_some_and(|state| state.is_home()));
         let site = match (home, self.below(2)) {
             (Some(home), 0) => home,
             _ => self.below(SITES),
         };
-        match self.below(16) {
+        if self.sites[site].destroyed {
+            return;
+        }
+        match self.below(18) {
             0 => self.backup(site),
             1 if self.below(6) == 0 => self.restore(site),
             2 | 3 => self.enrol(site),
@@ -235,8 +294,131 @@ impl World {
             12 | 13 => self.hear_one(site),
             14 => self.open(site),
             15 => self.resolve(site),
+            16 if self.below(12) == 0 => self.destroy(site),
+            // The destroyed site may stand again.
+            17 if self.sites[site].statement.is_some() => self.reclaim(site),
             _ => {}
         }
+    }
+
+    /// The site that has accepted him while another one holds him offered.
+    fn unanswered(&self) -> Option<usize> {
+        let target = (0..SITES).find_map(|site| match self.state(site) {
+            Some(State::Offered { to, .. }) => Some(number(&to)),
+            _ => None,
+        })?;
+        let home = self.state(target).is_some_and(|state| state.is_home());
+        (home && self.sites[target].open).then_some(target)
+    }
+
+    /// What goes on while `gone` is destroyed.
+    fn without(&mut self, gone: usize) {
+        if self.below(12) == 0 {
+            return self.restore(gone);
+        }
+        let offered = (0..SITES).find(|site| match self.state(*site) {
+            Some(State::Offered { to, .. }) => number(&to) == gone,
+            _ => false,
+        });
+        if let Some(source) = offered {
+            self.reclaim(source);
+        }
+    }
+
+    /// One at a time: a second one could not be heard.
+    fn destroy(&mut self, site: usize) {
+        if self.sites.iter().any(|site| site.destroyed) {
+            return;
+        }
+        // Its disks may be found again, or a backup that is all but new.
+        if self.below(2) == 0 {
+            self.backup(site);
+        }
+        if self.sites[site].backups.is_empty() {
+            return;
+        }
+        self.stop(site);
+        self.sites[site].destroyed = true;
+        self.sites[site].returns = true;
+        self.seen.destroyed += 1;
+    }
+
+    /// Two operators' statement about the batch that `site` has offered is made, then each peer is heard, then it is carried out: one of it.
+    fn reclaim(&mut self, site: usize) {
+        let Some(State::Offered {
+            to, batch, epoch, ..
+        }) = self.state(site)
+        else {
+            return;
+        };
+        let to = number(&to);
+        if !self.sites[site].open {
+            return;
+        }
+        let stands = self.sites[site].statement.as_ref();
+        if stands.is_none_or(|statement| statement.batch != batch) {
+            // Nobody states it of a site that stands.
+            let gone = self.sites[to].destroyed;
+            let told = self.sites.iter().filter(|site| !site.destroyed);
+            let round = told.map(|site| site.database.round).max().unwrap_or(0) + 1;
+            self.sites[site].database.round = round;
+            self.sites[site].statement = gone.then(|| Statement {
+                batch,
+                term: self.sites[site].database.terms[to],
+                round,
+                heard: BTreeSet::new(),
+            });
+            return;
+        }
+        let others = (0..SITES).filter(|peer| *peer != site && *peer != to);
+        let statement = self.sites[site].statement.clone().expect("it stands");
+        let unheard = others
+            .into_iter()
+            .find(|peer| !statement.heard.contains(peer));
+        if let Some(peer) = unheard.filter(|_| !self.slips(Slip::ReclaimUnheard)) {
+            if !self.is_ready(peer) {
+                return;
+            }
+            if !self.slips(Slip::ReclaimUnsettled) {
+                self.sites[peer].visits.retain(|(from, _)| *from != to);
+            }
+            let told = &mut self.sites[peer].database.round;
+            *told = statement.round.max(*told);
+            self.hear_from(site, peer);
+            if let Some(statement) = &mut self.sites[site].statement {
+                statement.heard.insert(peer);
+            }
+            if !matches!(self.state(site), Some(State::Offered { .. })) {
+                self.seen.handed_on += 1;
+            }
+            return;
+        }
+        let same = self.sites[site].database.terms[to] == statement.term;
+        if !same && !self.slips(Slip::ReclaimLate)
+            || self.sites[site].database.again != [false; SITES]
+        {
+            // It is of no use any more.
+            self.sites[site].statement = None;
+            return;
+        }
+        assert!(
+            self.take(
+                site,
+                &Event::Reclaim {
+                    batch,
+                    round: statement.round
+                }
+            ),
+            "who is offered can be reclaimed"
+        );
+        if self.slips(Slip::ReclaimNext) {
+            let record = self.sites[site].database.record.as_mut();
+            let record = record.expect("it was just written");
+            let epoch = epoch.next();
+            (record.state, record.seen) = (State::Settled { epoch }, epoch);
+        }
+        self.sites[site].statement = None;
+        self.seen.reclaimed += 1;
     }
 
     fn backup(&mut self, site: usize) {
@@ -254,12 +436,22 @@ impl World {
             return;
         }
         let n = self.below(backups);
-        let here = site;
+        self.stop(site);
         let site = &mut self.sites[site];
         site.database = site.backups[n].clone();
         // What came after it is of a history that is no more.
         site.backups.truncate(n + 1);
+        site.destroyed = false;
+        self.seen.restores += 1;
+    }
+
+    /// The server of `site` ends, and with it all that is not in its database.
+    fn stop(&mut self, site: usize) {
+        let here = site;
+        let site = &mut self.sites[site];
         site.open = false;
+        // A statement counts as long as the site is open.
+        site.statement = None;
         site.compared.clear();
         site.ready.clear();
         site.confirmed.clear();
@@ -267,7 +459,6 @@ impl World {
         site.visits.clear();
         self.messages
             .retain(|message| !matches!(message, Message::Answer { to, .. } if *to == here));
-        self.seen.restores += 1;
     }
 
     fn enrol(&mut self, site: usize) {
@@ -275,6 +466,7 @@ impl World {
         if to == site || !self.moves(site) || !self.moves(to) {
             return;
         }
+        self.sites[to].database.terms[site] += 1;
         if !matches!(self.state(site), Some(State::Settled { .. })) {
             return;
         }
@@ -349,6 +541,7 @@ impl World {
         // A new visit ends the one before.
         self.sites[to].visits.retain(|(from, _)| *from != site);
         self.sites[to].visits.insert(visit);
+        self.sites[to].database.terms[site] += 1;
         let handoff = Handoff {
             batch,
             from: name(site),
@@ -426,18 +619,24 @@ impl World {
         if !self.moves(site) {
             return;
         }
-        let Some(State::Offered { to, batch, .. }) = self.state(site) else {
+        let Some(State::Offered {
+            to, batch, epoch, ..
+        }) = self.state(site)
+        else {
             return;
         };
         let to = number(&to);
         if !self.moves(to) {
             return;
         }
+        self.sites[to].database.terms[site] += 1;
         let standing = self.sites[to].database.decisions.get(&batch).cloned();
         // Who is lost here, and at the source not gone, is the source's.
         if standing.is_none() {
-            // Who lives here although nothing was decided was taken up: the source hears of it first.
-            if self.state(to).is_some_and(|state| state.is_home()) {
+            // Who lives here although nothing was decided was taken up, and may have gone on since: the source hears of it first.
+            let seen = self.sites[to].database.record.as_ref();
+            let further = seen.is_some_and(|record| record.seen > epoch);
+            if further || self.state(to).is_some_and(|state| state.is_home()) {
                 self.seen.unanswered += 1;
                 return;
             }
@@ -512,11 +711,24 @@ impl World {
     /// Hears what some peer tells.
     fn hear_one(&mut self, site: usize) {
         let peer = self.below(SITES);
-        if peer == site {
+        let gone = |site: usize| self.sites[site].destroyed;
+        if peer == site || gone(site) || gone(peer) {
             return;
         }
-        if !self.sites[site].open && !self.slips(Slip::NoSettling) {
+        self.hear_from(site, peer);
+    }
+
+    /// Whether `site` says that it has heard its peers since its server started.
+    fn is_ready(&self, site: usize) -> bool {
+        self.sites[site].open || self.sites[site].compared.len() == SITES - 1
+    }
+
+    /// Hears what `peer` tells.
+    fn hear_from(&mut self, site: usize, peer: usize) {
+        // Until it has heard them all once: the second half only hears.
+        if !self.is_ready(site) && !self.slips(Slip::NoSettling) {
             self.sites[peer].visits.retain(|(from, _)| *from != site);
+            self.sites[peer].database.terms[site] += 1;
             self.seen.settled += 1;
         }
         let mark = self.draw();
@@ -561,7 +773,7 @@ impl World {
             self.sites[site].database.again[peer] = false;
         }
         self.sites[site].database.heard[peer] = to;
-        let ready = self.sites[peer].open || self.sites[peer].compared.len() == SITES - 1;
+        let ready = self.is_ready(peer);
         let site = &mut self.sites[site];
         let all = site.ready.len() == SITES - 1;
         match ready && site.compared.len() == SITES - 1 {
@@ -578,10 +790,14 @@ impl World {
     }
 
     fn open(&mut self, site: usize) {
+        if self.sites[site].destroyed {
+            return;
+        }
         let all = self.sites[site].confirmed.len() == SITES - 1
             && self.sites[site].database.again == [false; SITES];
         if all || self.slips(Slip::OpenUnheard) {
             self.seen.opened += u64::from(!self.sites[site].open);
+            self.seen.returned += u64::from(std::mem::take(&mut self.sites[site].returns));
             self.sites[site].open = true;
         }
     }
@@ -650,6 +866,10 @@ fn walk(seed: u64, slip: Option<Slip>, seen: &mut Seen) -> Option<usize> {
     seen.given_back += world.seen.given_back;
     seen.unanswered += world.seen.unanswered;
     seen.resolved += world.seen.resolved;
+    seen.destroyed += world.seen.destroyed;
+    seen.reclaimed += world.seen.reclaimed;
+    seen.handed_on += world.seen.handed_on;
+    seen.returned += world.seen.returned;
     broken
 }
 
@@ -679,12 +899,24 @@ fn no_restore_makes_a_second_home() {
         seen.opened > walks && seen.resolved > walks / 20,
         "{seen:?}"
     );
+    assert!(
+        seen.reclaimed > walks / 20 && seen.handed_on > walks / 2_000 && seen.returned > walks / 20,
+        "{seen:?}"
+    );
     println!("{walks} walks of {STEPS} steps: {seen:?}");
 }
 
 #[test]
 fn each_rule_that_is_left_out_is_missed() {
-    for slip in [Slip::OpenUnheard, Slip::MoveUnopened, Slip::NoSettling] {
+    for slip in [
+        Slip::OpenUnheard,
+        Slip::MoveUnopened,
+        Slip::NoSettling,
+        Slip::ReclaimUnheard,
+        Slip::ReclaimUnsettled,
+        Slip::ReclaimNext,
+        Slip::ReclaimLate,
+    ] {
         let mut seen = Seen::default();
         let found = (1..=walks() * 10).find(|seed| walk(*seed, Some(slip), &mut seen).is_some());
         let found = found.unwrap_or_else(|| panic!("{slip:?} is not found: {seen:?}"));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -118,15 +119,20 @@ impl Serialize for PublicKey {
     }
 }
 
+impl FromStr for PublicKey {
+    type Err = BadKey;
+
+    fn from_str(text: &str) -> Result<Self, BadKey> {
+        let bytes = STANDARD.decode(text).unwrap_or_default();
+        let key = bytes.strip_prefix(&SPKI).ok_or(BadKey::Public)?;
+        Self::from_slice(key)
+    }
+}
+
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        let bytes = STANDARD.decode(text).unwrap_or_default();
-        bytes
-            .strip_prefix(&SPKI)
-            .ok_or(BadKey::Public)
-            .and_then(Self::from_slice)
-            .map_err(D::Error::custom)
+        text.parse().map_err(D::Error::custom)
     }
 }
 

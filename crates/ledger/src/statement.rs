@@ -13,9 +13,15 @@ pub(crate) fn sign(
     site: &str,
     key: &SiteKey,
 ) -> Result<String, serde_json::Error> {
-    let text = format!("{}\n", serde_json_canonicalizer::to_string(statement)?);
+    let text = text(statement)?;
     let signature = head::sign(&head::signer(site), key, &text);
     Ok(Note::new(text, vec![signature]).to_string())
+}
+
+/// The text that is signed.
+pub(crate) fn text(statement: &impl Serialize) -> Result<String, serde_json::Error> {
+    let line = serde_json_canonicalizer::to_string(statement)?;
+    Ok(format!("{line}\n"))
 }
 
 /// Reads one that is written in that form.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use handoff::decision::Decision;
 use handoff::judge::Handoff;
 use model::table::TableName;
-use model::{Attempt, BatchId, ServiceName, SiteName, UserKey};
+use model::{Attempt, BatchId, Epoch, ServiceName, SiteName, UserKey};
 use postgres::copy::Piece;
 use postgres::digest::BatchDigest;
 use postgres::preflight::ReferenceDigest;
@@ -116,8 +116,8 @@ pub enum Ask {
     Became {
         /// The batch.
         batch: BatchId,
-        /// Its users.
-        users: Vec<UserKey>,
+        /// Its users, with the epochs under which they were offered.
+        users: Vec<(UserKey, Epoch)>,
     },
     /// To clean up after these users. -> `Done`
     Clear {

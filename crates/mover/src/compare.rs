@@ -17,6 +17,7 @@ pub use residency::tidings::{Heard, Page, Place};
 use tokio::sync::Mutex;
 
 use crate::desk::{commit, transaction};
+use crate::durable::make_durable;
 use crate::error::{At, Error, Result};
 use crate::ports::Soon;
 use crate::route::{End, OFFICE_PATIENCE};
@@ -35,6 +36,13 @@ pub trait Teller: Send + Sync {
 
     /// What it tells above `after`.
     fn tell(&self, after: Option<Place>) -> Soon<'_, Result<Page>>;
+
+    /// As [`settle`](Self::settle), of a third site that is `gone` for good; and writes down there that users are taken back from it in `round`. Returns the
+    /// latest round that is known there.
+    ///
+    /// # Errors
+    /// Also where the site is not gone, as it can be told there.
+    fn bar<'a>(&'a self, gone: &'a SiteName, round: i64) -> Soon<'a, Result<i64>>;
 }
 
 /// A peer whose database this process reaches by itself.
@@ -75,6 +83,13 @@ impl Teller for Near {
                 .at(&self.site, "reading changes of home")
         })
     }
+
+    fn bar<'a>(&'a self, gone: &'a SiteName, round: i64) -> Soon<'a, Result<i64>> {
+        Box::pin(async move {
+            let session = self.session.lock().await;
+            bar(&session, &self.site, gone, round).await
+        })
+    }
 }
 
 /// [`Teller::settle`] at `site`, which `session` leads to. The office of arrivals changes hands, and it does so only between the transactions that
@@ -93,6 +108,19 @@ pub async fn settle(session: &Session, site: &SiteName, from: &SiteName) -> Resu
         ))
         .at(site, doing),
     }
+}
+
+/// [`Teller::bar`] at `site`, which `session` leads to.
+///
+/// # Errors
+/// As [`settle`].
+pub async fn bar(session: &Session, site: &SiteName, gone: &SiteName, round: i64) -> Result<i64> {
+    settle(session, site, gone).await?;
+    let round = residency::reclaim::raise(&**session, round)
+        .await
+        .at(site, "writing down a round of reclaiming")?;
+    make_durable(session, site).await?;
+    Ok(round)
 }
 
 /// What one round of hearing a peer, or all of them, came to.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use handoff::decision::Decision;
 use handoff::judge::Handoff;
 use model::table::TableName;
-use model::{Attempt, BatchId, SiteName, UserKey};
+use model::{Attempt, BatchId, Epoch, SiteName, UserKey};
 use postgres::digest::{BatchDigest, DigestKey};
 use postgres::preflight::ReferenceDigest;
 use postgres::snapshot::Snapshot;
@@ -234,7 +234,11 @@ impl Seat {
     }
 
     /// What became of a batch: the standing decision, or a refusal that is inserted as the answer.
-    pub(crate) async fn became(&self, batch: &BatchId, users: &[UserKey]) -> Result<Decision> {
+    pub(crate) async fn became(
+        &self,
+        batch: &BatchId,
+        users: &[(UserKey, Epoch)],
+    ) -> Result<Decision> {
         let ask = Ask::Became {
             batch: batch.clone(),
             users: users.to_vec(),

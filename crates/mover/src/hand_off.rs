@@ -242,7 +242,7 @@ impl Hands<'_> {
         let mut failure = match judged {
             Ok(Verdict::Decided(decision)) => return Ok(decision),
             // Offered: only the target's word reopens the batch.
-            Ok(Verdict::Undrained) => match self.desk.target.became(batch, &users).await {
+            Ok(Verdict::Undrained) => match self.desk.target.became(batch, &handoff.users).await {
                 Ok(decision) => return Ok(decision),
                 Err(failure) => failure,
             },
@@ -263,7 +263,7 @@ impl Hands<'_> {
                     continue;
                 }
             }
-            match self.desk.target.became(batch, &users).await {
+            match self.desk.target.became(batch, &handoff.users).await {
                 Ok(decision) => return Ok(decision),
                 Err(error) => failure = error,
             }

@@ -73,8 +73,7 @@ pub(crate) async fn batches_in_doubt(
         return reopen(route, offices, desk, offered).await;
     }
     for (batch, attempt, users) in offered {
-        let keys: Vec<_> = users.iter().map(|(user, _)| user.clone()).collect();
-        let decision = desk.target.became(&batch, &keys).await?;
+        let decision = desk.target.became(&batch, &users).await?;
         let id = MoveId::new(batch.as_str().rsplit_once('/').map_or("", |(id, _)| id));
         let departure = Departure {
             batch: &batch,

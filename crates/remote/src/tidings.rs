@@ -10,6 +10,7 @@ use model::{ServiceName, SiteName};
 use mover::compare::{Page, Place, Teller};
 use mover::failure::Failure;
 use mover::{Error, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The topic of changes of home on the link.
@@ -31,10 +32,15 @@ enum Ask {
     Settle,
     /// [`Teller::tell`].
     Tell(Option<Place>),
+    /// [`Teller::bar`].
+    Bar { gone: SiteName, round: i64 },
 }
 
 /// The page that was asked for; none where nothing is told.
 type Said = std::result::Result<Option<Page>, Failure>;
+
+/// The round that [`Ask::Bar`] is answered with.
+type Barred = std::result::Result<i64, Failure>;
 
 /// A service at the site of a peer, which tells of changes of home.
 pub struct Distant {
@@ -51,6 +57,11 @@ impl Distant {
     }
 
     async fn ask(&self, ask: Ask) -> Result<Option<Page>> {
+        let said: Said = self.question(ask).await?;
+        Ok(said?)
+    }
+
+    async fn question<T: DeserializeOwned>(&self, ask: Ask) -> Result<T> {
         let site = || self.peer.site().clone();
         let question = Question {
             service: self.service.clone(),
@@ -62,9 +73,7 @@ impl Distant {
             tracing::debug!(site = %self.peer.site(), %error, "the peer tells nothing");
             Error::Left { site: site() }
         })?;
-        let said: Said =
-            postcard::from_bytes(&said).map_err(|_| Error::Disorder { site: site() })?;
-        Ok(said?)
+        postcard::from_bytes(&said).map_err(|_| Error::Disorder { site: site() })
     }
 }
 
@@ -85,6 +94,14 @@ impl Teller for Distant {
             })
         })
     }
+
+    fn bar<'a>(&'a self, gone: &'a SiteName, round: i64) -> Soon<'a, Result<i64>> {
+        Box::pin(async move {
+            let gone = gone.clone();
+            let barred: Barred = self.question(Ask::Bar { gone, round }).await?;
+            Ok(barred?)
+        })
+    }
 }
 
 /// This site's records, read when somebody asks.
@@ -102,6 +119,16 @@ pub trait Tells: Send + Sync {
         service: &'a ServiceName,
         after: Option<Place>,
     ) -> Soon<'a, std::result::Result<Page, Failure>>;
+
+    /// Ends what comes to `service` from the site `gone`, of which the site `from` says that it is destroyed, and writes the
+    /// round down in which `from` takes users back. Returns the latest that is known here.
+    fn bar<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        from: &'a SiteName,
+        gone: &'a SiteName,
+        round: i64,
+    ) -> Soon<'a, std::result::Result<i64, Failure>>;
 }
 
 /// Hears what peers ask about changes of home.
@@ -128,6 +155,11 @@ impl Hears for Telling {
         Box::pin(async move {
             let said: Said = match postcard::from_bytes::<Question>(&body) {
                 Ok(Question { service, ask }) => match ask {
+                    Ask::Bar { gone, round } => {
+                        let barred: Barred =
+                            self.tells.bar(&service, from.site(), &gone, round).await;
+                        return Ok(postcard::to_stdvec(&barred).map_err(|_| Unheard)?.into());
+                    }
                     Ask::Settle => {
                         let settled = self.tells.settle(&service, from.site()).await;
                         settled.map(|()| None)

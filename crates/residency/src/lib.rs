@@ -20,6 +20,7 @@ pub mod log;
 mod need;
 pub mod office;
 pub mod policy;
+pub mod reclaim;
 pub mod records;
 pub mod rest;
 pub mod schema;

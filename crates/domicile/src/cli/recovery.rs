@@ -1,5 +1,7 @@
 //! `guard` and `resolve`: for a site whose database may have gone back in time.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::{Json, reason};
@@ -59,7 +61,12 @@ pub struct GuardTurn {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A batch in doubt is resolved by its target's answer, which `apply` and the daemons ask for by themselves; `resolve BATCH` asks \
-now. One whose target's site is destroyed cannot be resolved in this version: see docs/restores.md.\n\n\
+now. Where the target's site is destroyed for good, two operators state that, each with a key of his own ([operators] of the \
+configuration):\n  \
+resolve BATCH --destroyed SITE --reason TEXT --key ALICE.key --statement FILE   makes FILE, and does nothing else\n  \
+resolve BATCH --key BOB.key --statement FILE                                    adds the second signature\n  \
+resolve BATCH --statement FILE                                                  opens the batch's users here again\n\
+All other sites are heard before. docs/restores.md says what is lost, and what happens where the site comes back.\n\n\
 A lost user is one whom a peer sent to this site, and whom its database, which went back in time, does not know. --here \
 opens him with the rows that stand here; --to gives him to a site that still has his rows, where he is then lost until \
 he is resolved there with --here. Either way under an epoch above all that were seen.")]
@@ -71,6 +78,15 @@ pub struct Resolve {
         required_unless_present = "lost"
     )]
     pub batch: Option<String>,
+    /// The target's site, which is destroyed for good: makes the statement
+    #[arg(long, value_name = "SITE", requires_all = ["batch", "reason", "key", "statement"])]
+    pub destroyed: Option<String>,
+    /// Signs the statement with this operator's key
+    #[arg(long, value_name = "FILE", requires = "statement")]
+    pub key: Option<PathBuf>,
+    /// The statement: made with --destroyed, signed with --key, carried out without either
+    #[arg(long, value_name = "FILE", requires = "batch")]
+    pub statement: Option<PathBuf>,
     /// Lost users at --site: `all`, or a file with one key a line, or keys with commas between
     #[arg(
         long,

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use ledger::key::SiteKey;
 use link::{Identity, IdentityError, NewKey};
 use model::SiteName;
 
@@ -14,23 +15,47 @@ use crate::cli::{KeysNew, KeysRotate, KeysShow};
 use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 use crate::render::Form;
-use crate::render::keys::{Done, Keys, render};
+use crate::render::keys::{Done, Keys, OperatorKey, render, render_operator};
 
 /// Makes a site's key. Reads the configuration only where no file is given.
 pub fn new(config: impl FnOnce() -> Outcome<Config>, args: &KeysNew) -> Outcome {
+    if let (Some(operator), Some(file)) = (&args.operator, &args.out) {
+        return of_operator(operator, file, args.json.json);
+    }
+    let site = args.site.as_deref().unwrap_or_default();
     let file = match &args.out {
         Some(file) => file.clone(),
-        None => key_file(&config()?, &args.site)?.1,
+        None => key_file(&config()?, site)?.1,
     };
     let identity = make(&file).map_err(|failure| match file.exists() {
         true => failure.mend(format!(
             "a key is never written over: `domicile keys rotate --site {}` makes the next one",
-            args.site
+            site
         )),
         false => failure,
     })?;
-    let keys = Keys::new(&args.site, shown(&file), identity.pin().to_string(), None);
+    let keys = Keys::new(site, shown(&file), identity.pin().to_string(), None);
     print(&keys, Done::Made, args.json.json)
+}
+
+/// Makes an operator's key.
+fn of_operator(name: &str, file: &Path, json: bool) -> Outcome {
+    make(file)?;
+    let made = OperatorKey {
+        operator: name.to_owned(),
+        file: shown(file),
+        key: operators_key(file)?.public().to_string(),
+    };
+    super::show(&render_operator(&made, Form::of_stdout(json)))?;
+    Ok(Exit::Done)
+}
+
+/// The key of an operator, in `file`.
+pub(super) fn operators_key(file: &Path) -> Outcome<SiteKey> {
+    let text = link::key_text(file).map_err(|why| Failure::new(Exit::Usage, why))?;
+    SiteKey::from_pem(&text).or_fail(Exit::Usage, || {
+        format!("cannot read a key in {}", file.display())
+    })
 }
 
 /// Shows the pins of a site's keys.

@@ -6,6 +6,7 @@ pub mod apply;
 pub mod check;
 pub mod confirm;
 pub mod demo;
+pub mod destroyed;
 pub mod erase;
 pub mod export;
 pub mod guard;

@@ -1,6 +1,7 @@
 //! `resolve`: a batch in doubt by its target's answer, lost users by an operator's word.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use handoff::record::Event;
 use model::{BatchId, ServiceName, SiteName, UserKey};
@@ -15,7 +16,7 @@ use super::confirm::confirmed;
 use super::homes::{self, Home};
 use super::routes::{Ends, compare_service, peers};
 use super::running::reach;
-use super::{ledger, show, users};
+use super::{destroyed, ledger, show, users};
 use crate::cli;
 use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
@@ -26,6 +27,10 @@ use crate::site;
 /// Resolves what is named.
 pub async fn run(config: &Config, args: &cli::Resolve) -> Outcome {
     match (&args.batch, &args.lost) {
+        (Some(batch), _) if args.statement.is_some() => {
+            let file = args.statement.as_deref().unwrap_or(Path::new(""));
+            destroyed::run(config, &BatchId::from(batch.as_str()), file, args).await
+        }
         (Some(batch), _) => in_doubt(config, &BatchId::from(batch.as_str())).await,
         (None, Some(lost)) => lost_users(config, args, lost).await,
         (None, None) => Err(Failure::usage("nothing is named to be resolved")

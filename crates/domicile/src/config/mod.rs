@@ -9,6 +9,7 @@ mod bounds;
 mod error;
 mod key;
 mod link;
+mod operators;
 mod policy;
 mod quantity;
 mod reader;
@@ -22,6 +23,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ledger::destroyed::Operators;
 use model::policy::Policy;
 use model::{ServiceName, SiteName};
 use toml::de::DeTable;
@@ -45,6 +47,8 @@ pub struct Config {
     pub file: PathBuf,
     /// The sites.
     pub sites: BTreeMap<SiteName, Site>,
+    /// Whose word counts where a site is destroyed for good.
+    pub operators: Operators,
     /// The services.
     pub services: BTreeMap<ServiceName, Service>,
     /// Where each market belongs.
@@ -125,6 +129,9 @@ impl Config {
         let mut warnings = Vec::new();
         let mut top = Table::document(&source, document.get_ref());
         let sites = site::read(top.need("site")?, reader, &mut warnings)?;
+        let operators = top.take("operators");
+        let operators = operators.map(|node| operators::read(&node, &sites));
+        let operators = operators.transpose()?.unwrap_or_default();
         let services = service::read(top.need("service")?, reader, &sites, &mut warnings)?;
         let policy = policy::read(
             top.take("policy"),
@@ -138,6 +145,7 @@ impl Config {
         Ok(Self {
             file: file.to_owned(),
             sites,
+            operators,
             services,
             policy,
             alerts,

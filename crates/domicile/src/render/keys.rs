@@ -19,6 +19,17 @@ pub struct Keys {
     pub pins: Vec<String>,
 }
 
+/// A key of an operator that was just made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OperatorKey {
+    /// Whose.
+    pub operator: String,
+    /// The file of the key.
+    pub file: String,
+    /// Its public half, as the configuration has it.
+    pub key: String,
+}
+
 /// What was done before they are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
@@ -70,6 +81,22 @@ pub fn render(keys: &Keys, done: Done, form: Form) -> String {
             "The key in {file} is the new one. Start the daemon of {site} anew.\n\
              When it is connected, in every peer's configuration, in link of [site.{site}]: {pins}\n\
              Then delete {file}.previous: it is the old key."
+        ),
+    }
+}
+
+/// An operator's new key as text.
+pub fn render_operator(made: &OperatorKey, form: Form) -> String {
+    let OperatorKey {
+        operator,
+        file,
+        key,
+    } = made;
+    match form {
+        Form::Json => json(made),
+        _ => format!(
+            "The key of {operator} stands in {file}, which its owner alone can read. Keep it away from the sites' machines.\n\
+             In every site's configuration, under [operators]: {operator} = {key:?}"
         ),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod destroyed;
 pub mod erase;
 pub mod export;
 mod grid;

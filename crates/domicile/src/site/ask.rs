@@ -10,12 +10,14 @@ use hyper_util::rt::TokioIo;
 use model::plan::Plan;
 use model::{MoveId, SiteName, UserKey};
 use mover::event::Observer;
+use mover::reclaim::Reclaimed;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::admin::{Back, Wanted};
 use super::departures::{Ended, Failed, Told};
+use super::reclaiming;
 use crate::commands::homes::known_site;
 use crate::commands::plan::Measure;
 use crate::commands::serve::socket_of;
@@ -92,6 +94,15 @@ impl Asked {
         let body = answer.into_body().collect().await;
         let body = body.or_fail(Exit::Unreached, || self.lost())?.to_bytes();
         serde_json::from_slice(&body).or_fail(Exit::Unreached, || self.unread())
+    }
+
+    /// Has it take a batch back by a `statement` of operators.
+    pub async fn reclaim(&self, statement: &str) -> Outcome<Reclaimed> {
+        let wanted = reclaiming::Wanted {
+            statement: statement.to_owned(),
+        };
+        let told: reclaiming::Told = self.question("/reclaim", &wanted).await?;
+        Ok(told.into())
     }
 
     /// Has it done, and passes on what it tells until it has ended. The daemon goes on where this process ends.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::daemon::{Leading, Soon, Work, WorkError};
+use ::daemon::{Leading, Soon, View, Work, WorkError};
 use futures_util::future::try_join_all;
 use model::{ServiceName, SiteName};
 use mover::Error;
@@ -190,17 +190,24 @@ pub(super) struct OwnRecords {
     config: Arc<Config>,
     site: SiteName,
     reception: Arc<Reception>,
+    view: View,
     sessions: Mutex<BTreeMap<ServiceName, Session>>,
 }
 
 // === impl OwnRecords ===
 
 impl OwnRecords {
-    pub(super) fn new(config: Arc<Config>, site: SiteName, reception: Arc<Reception>) -> Self {
+    pub(super) fn new(
+        config: Arc<Config>,
+        site: SiteName,
+        reception: Arc<Reception>,
+        view: View,
+    ) -> Self {
         Self {
             config,
             site,
             reception,
+            view,
             sessions: Mutex::default(),
         }
     }
@@ -223,7 +230,50 @@ impl OwnRecords {
     }
 }
 
+impl OwnRecords {
+    async fn bar_it(
+        &self,
+        service: &ServiceName,
+        gone: &SiteName,
+        round: i64,
+    ) -> Result<i64, Told> {
+        self.reception.end(gone, service);
+        let session = self.open(service, "settle").await?;
+        let barred = compare::bar(&session, &self.site, gone, round).await;
+        barred.map_err(|error| Told::of(&error, &self.site))
+    }
+}
+
 impl Tells for OwnRecords {
+    fn bar<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        from: &'a SiteName,
+        gone: &'a SiteName,
+        round: i64,
+    ) -> Soon<'a, Result<i64, Told>> {
+        Box::pin(async move {
+            if !self.has(service) {
+                return Ok(round);
+            }
+            let link = self.view.peer(gone);
+            if *gone == self.site || link.is_some_and(|link| link.session().is_some()) {
+                tracing::error!(%service, %from, %gone, "a peer says that this site is destroyed, and it is not");
+                return Err(Told::Other {
+                    site: self.site.clone(),
+                    what: format!(
+                        "{} is linked with {gone}, which is not destroyed",
+                        self.site
+                    ),
+                    sqlstate: None,
+                    ends: false,
+                });
+            }
+            tracing::warn!(%service, %from, %gone, round, "a peer takes users back from a site that is destroyed");
+            self.bar_it(service, gone, round).await
+        })
+    }
+
     fn settle<'a>(
         &'a self,
         service: &'a ServiceName,

@@ -11,6 +11,7 @@ mod departures;
 mod holding;
 mod homes;
 mod passengers;
+mod reclaiming;
 mod route;
 mod seals;
 mod vouched;
@@ -45,10 +46,11 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     let config = Arc::new(config);
     let homes = SiteHomes::new(Arc::clone(&config), site.clone());
     let reception = Arc::new(Reception::new(site.clone(), Arc::new(homes)));
-    let telling = OwnRecords::new(Arc::clone(&config), site.clone(), Arc::clone(&reception));
+    let view = daemon.view().clone();
+    let visited = Arc::clone(&reception);
+    let telling = OwnRecords::new(Arc::clone(&config), site.clone(), visited, view.clone());
     let telling = Telling::new(site.clone(), Arc::new(telling));
     let comparing = Comparing::new(Arc::clone(&config), site.clone());
-    let view = daemon.view().clone();
     let vouched = Arc::new(vouched::Vouched::new(view.clone()));
     let measured = vouched::Measured(Arc::clone(&vouched));
     daemon.registry().register_collector(Box::new(measured));
@@ -58,6 +60,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     let alarms = Alarms::new(Arc::clone(&config), site.clone(), raised);
     let seals = Seals::new(Arc::clone(&config), site.clone(), Arc::clone(&vouched));
     let answers = SiteAnswers::new(Arc::clone(&config), site.clone(), view.clone(), vouched);
+    let reclaiming = reclaiming::routes(Arc::clone(&config), site.clone(), view.clone());
     let departures = Arc::new(Departures::new(config, site.clone(), view.clone()));
     let visited = Arc::clone(&reception);
     tokio::spawn(async move {
@@ -78,6 +81,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .work(Arc::clone(&departures) as Arc<dyn ::daemon::Work>)
         .routes(admin::routes(departures))
         .routes(holding::routes(view))
+        .routes(reclaiming)
 }
 
 /// A failure in words, for a log.

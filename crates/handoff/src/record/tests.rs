@@ -1,7 +1,7 @@
 use super::*;
 
 /// The names of the events, in the order of [`matching`].
-const EVENTS: [&str; 18] = [
+const EVENTS: [&str; 19] = [
     "create",
     "enrol",
     "withdraw",
@@ -18,22 +18,23 @@ const EVENTS: [&str; 18] = [
     "cleared",
     "overtaken",
     "miss",
+    "reclaim",
     "take up",
     "cede",
 ];
 
 /// State by state, the state after each event that fits it; `-` where the step is illegal.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 18]); 9] = [
-    ("unknown",  ["settled", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "-", "-", "-", "-", "lost", "-", "-"]),
-    ("settled",  ["settled", "moving", "-", "-", "-", "-", "-", "-", "-", "settled", "-", "-", "-", "-", "departed", "lost", "-", "-"]),
-    ("moving",   ["moving", "-", "settled", "fenced", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-"]),
-    ("fenced",   ["-", "-", "-", "-", "moving", "offered", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-"]),
-    ("offered",  ["-", "-", "-", "-", "-", "-", "departed", "moving", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-"]),
-    ("departed", ["-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "arriving", "-", "-", "-", "-", "lost", "-", "-"]),
-    ("arriving", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "settled", "clearing", "-", "-", "lost", "-", "-"]),
-    ("clearing", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "lost", "-", "-"]),
-    ("lost",     ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "settled", "departed"]),
+const TABLE: [(&str, [&str; 19]); 9] = [
+    ("unknown",  ["settled", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "-", "-", "-", "-", "lost", "-", "-", "-"]),
+    ("settled",  ["settled", "moving", "-", "-", "-", "-", "-", "-", "-", "settled", "-", "-", "-", "-", "departed", "lost", "-", "-", "-"]),
+    ("moving",   ["moving", "-", "settled", "fenced", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-", "-"]),
+    ("fenced",   ["-", "-", "-", "-", "moving", "offered", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-", "-"]),
+    ("offered",  ["-", "-", "-", "-", "-", "-", "departed", "moving", "-", "-", "-", "-", "-", "-", "departed", "lost", "settled", "-", "-"]),
+    ("departed", ["-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "arriving", "-", "-", "-", "-", "lost", "-", "-", "-"]),
+    ("arriving", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "settled", "clearing", "-", "-", "lost", "-", "-", "-"]),
+    ("clearing", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "lost", "-", "-", "-"]),
+    ("lost",     ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "settled", "departed"]),
 ];
 
 const EPOCH: Epoch = Epoch(5);
@@ -110,7 +111,7 @@ fn offered() -> Resident {
 }
 
 /// One event for each column of [`TABLE`], fitting the records wherever one can fit.
-fn matching() -> [Event; 18] {
+fn matching() -> [Event; 19] {
     let (to, from, batch, attempt, next) = (there(), there(), batch(), ATTEMPT, ATTEMPT.next());
     [
         Event::Create,
@@ -130,7 +131,7 @@ fn matching() -> [Event; 18] {
             batch: batch.clone(),
         },
         Event::Refused {
-            batch,
+            batch: batch.clone(),
             named: false,
             highest: Epoch(9),
         },
@@ -155,6 +156,7 @@ fn matching() -> [Event; 18] {
             epoch: SEEN.next(),
         },
         Event::Miss { epoch: SEEN.next() },
+        Event::Reclaim { batch, round: 1 },
         Event::TakeUp,
         Event::Cede { to: there() },
     ]
@@ -168,6 +170,10 @@ fn strays() -> Vec<Event> {
         Event::Reopen { batch: other() },
         Event::Offer { batch: other() },
         Event::Accepted { batch: other() },
+        Event::Reclaim {
+            batch: other(),
+            round: 1,
+        },
         Event::Refused {
             batch: other(),
             named: true,
@@ -321,6 +327,85 @@ fn a_refusal_settles_the_users_it_names_and_lets_the_others_move_above_its_highe
         attempt: ATTEMPT,
     };
     assert_eq!(other.state, moving);
+}
+
+#[test]
+fn who_is_reclaimed_lives_here_above_whatever_the_lost_target_made_of_him_and_no_answer_changes_that()
+ {
+    let reclaim = Event::Reclaim {
+        batch: batch(),
+        round: 1,
+    };
+    let here = step(Some(&offered()), &reclaim).expect("legal");
+    let State::Settled { epoch } = here.state else {
+        panic!("settled, not {here:?}");
+    };
+    assert_eq!(here.seen, epoch);
+    // The target accepted, and fenced and reopened him again and again.
+    let accepted = Resident {
+        state: State::Settled { epoch: EPOCH },
+        seen: EPOCH,
+        attempt_seen: ATTEMPT,
+    };
+    let (mut there, to, batch) = (accepted, there(), batch());
+    for n in 4..1_000 {
+        let attempt = Attempt(n);
+        let to = to.clone();
+        for event in [
+            Event::Enrol { to, attempt },
+            Event::Fence {
+                attempt,
+                batch: batch.clone(),
+            },
+            Event::Reopen {
+                batch: batch.clone(),
+            },
+            Event::Withdraw { attempt },
+        ] {
+            there = step(Some(&there), &event).expect("legal");
+        }
+    }
+    let tiding = crate::tidings::Tiding {
+        home: "beijing".into(),
+        epoch,
+    };
+    let heard = crate::tidings::hear(Some(&there), &to, &tiding).expect("it has to know");
+    let there = step(Some(&there), &heard).expect("legal");
+    assert!(matches!(there.state, State::Departed { .. }));
+    for late in [
+        Event::Accepted {
+            batch: batch.clone(),
+        },
+        Event::Refused {
+            batch: batch.clone(),
+            named: true,
+            highest: EPOCH,
+        },
+        Event::Reclaim { batch, round: 1 },
+    ] {
+        assert!(step(Some(&here), &late).is_err(), "{late:?}");
+    }
+}
+
+#[test]
+fn a_later_round_of_reclaiming_is_above_an_earlier_one_whatever_the_epochs_were() {
+    let reclaimed = |epoch, round| {
+        let state = State::Offered {
+            epoch: Epoch(epoch),
+            to: there(),
+            batch: batch(),
+            attempt: ATTEMPT,
+        };
+        let reclaim = Event::Reclaim {
+            batch: batch(),
+            round,
+        };
+        step(Some(&record(state)), &reclaim).expect("legal").seen
+    };
+    assert!(reclaimed(9, 2) > reclaimed(1_000_000, 1));
+    // One who was reclaimed before leaps again, though this site was not told of the round.
+    let before = reclaimed(9, 5);
+    assert!(reclaimed(before.0 + 3, 1).0 > before.0 + 1_000_000_000);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use handoff::decision::{Decision, Outcome};
 use handoff::judge::{Findings, Handoff, Judgement, answer, judge};
 use handoff::record::{Event, Resident, State};
 use model::fault::{Bug, planted, point};
-use model::{Attempt, BatchId, UserKey};
+use model::{Attempt, BatchId, Epoch, UserKey};
 use postgres::barred::{Terms, barred};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
@@ -434,14 +434,23 @@ async fn refuse(
 }
 
 /// Whoever is lost here is the source's, as it still holds him: this database went back to before it accepted him, if it ever did.
-async fn give_back_lost(visit: &Visit, session: &mut Session, users: &[UserKey]) -> Result<()> {
+/// Not whom a peer names at a later epoch than the one under which he is offered.
+async fn give_back_lost(
+    visit: &Visit,
+    session: &mut Session,
+    users: &[(UserKey, Epoch)],
+) -> Result<()> {
     let (from, target) = (visit.from(), visit.target());
     let doing = "giving lost users back";
-    let records = records::look(&**session, target.kind(), users)
+    let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
+    let records = records::look(&**session, target.kind(), &keys)
         .await
         .at(&target.site, doing)?;
-    let lost = |(user, record): (&UserKey, &Option<Resident>)| match &record.as_ref()?.state {
-        State::Lost { epoch } => Some(Change {
+    let lost = |((user, offered), record): (&(UserKey, Epoch), &Option<Resident>)| match &record
+        .as_ref()?
+        .state
+    {
+        State::Lost { epoch } if epoch <= offered => Some(Change {
             user: user.clone(),
             event: Event::Overtaken {
                 to: from.clone(),
@@ -472,17 +481,18 @@ pub(super) async fn became(
     visit: &Visit,
     session: &mut Session,
     batch: &BatchId,
-    users: &[UserKey],
+    users: &[(UserKey, Epoch)],
 ) -> Result<Decision> {
     let target = visit.target();
     let doing = "asking about a batch";
+    let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
     let standing = decisions::standing(&**session, &visit.call.service, batch)
         .await
         .at(&target.site, doing)?;
     if standing.is_none() {
         give_back_lost(visit, session, users).await?;
     }
-    let records = records::look(&**session, target.kind(), users)
+    let records = records::look(&**session, target.kind(), &keys)
         .await
         .at(&target.site, doing)?;
     // Read again: an acceptance may have come between.
@@ -492,16 +502,17 @@ pub(super) async fn became(
             .at(&target.site, doing)?,
         standing => standing,
     };
-    let at_home = |record: &Option<Resident>| {
-        let state = record.as_ref().map(|record| &record.state);
-        state.is_some_and(|state| state.is_home())
+    // Taken up here, and perhaps gone on since: nothing else is later than an offer on which nothing was decided.
+    let went_on = |((_, offered), record): (&(UserKey, Epoch), &Option<Resident>)| {
+        let record = record.as_ref();
+        record.is_some_and(|record| record.state.is_home() || record.seen > *offered)
     };
     if standing.is_none()
         && !planted(Bug::AnswerFromState)
-        && let Some(n) = records.iter().position(at_home)
+        && let Some(n) = users.iter().zip(&records).position(went_on)
     {
         return Err(Error::Contradiction {
-            user: users[n].clone(),
+            user: keys[n].clone(),
             source_site: visit.from().clone(),
             target_site: target.site.clone(),
             what: "he was taken up at the target, which went back in time; the source has not heard of it yet"
@@ -513,5 +524,5 @@ pub(super) async fn became(
         all_durable(session, &target.site).await?;
         return Ok(wish);
     }
-    refuse(visit, session, Refusing::Asked(batch, users), wish).await
+    refuse(visit, session, Refusing::Asked(batch, &keys), wish).await
 }
