@@ -201,6 +201,14 @@ pub enum Event {
         /// His epoch here; above every one seen.
         epoch: Epoch,
     },
+    /// A peer's word, kept while the site is not open: he does not live here. Nothing else is left of it here, should the site have gone back
+    /// to before he came through.
+    Learn {
+        /// Where he lives.
+        to: SiteName,
+        /// Since this epoch; above every one seen.
+        epoch: Epoch,
+    },
     /// Two operators' word about an offer: its target is destroyed, and will not answer. He lives here, by what stands here.
     Reclaim {
         /// The batch.
@@ -294,6 +302,7 @@ impl Event {
             Self::Cleared { .. } => "cleared",
             Self::Overtaken { .. } => "overtaken",
             Self::Miss { .. } => "miss",
+            Self::Learn { .. } => "learn",
             Self::Reclaim { .. } => "reclaim",
             Self::TakeUp => "take up",
             Self::Cede { .. } => "cede",
@@ -376,6 +385,16 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
             }),
             Event::Miss { epoch } => Ok(Resident {
                 state: State::Lost { epoch: *epoch },
+                seen: *epoch,
+                attempt_seen: Attempt(0),
+            }),
+            // Nothing of his stands here.
+            Event::Learn { to, epoch } => Ok(Resident {
+                state: State::Departed {
+                    to: to.clone(),
+                    epoch: *epoch,
+                    erased: true,
+                },
                 seen: *epoch,
                 attempt_seen: Attempt(0),
             }),
@@ -618,6 +637,13 @@ pub fn step(record: Option<&Resident>, event: &Event) -> Result<Resident, Illega
         (_, Event::Miss { epoch }) if record.seen < *epoch => {
             record.with(State::Lost { epoch: *epoch })
         }
+        (
+            State::Departed { .. } | State::Arriving { .. } | State::Clearing { .. },
+            Event::Learn { epoch, .. },
+        ) if record.seen < *epoch => Resident {
+            seen: *epoch,
+            ..record.clone()
+        },
         (State::Lost { epoch }, Event::TakeUp) => record.with(State::Settled {
             epoch: record.next_epoch(*epoch),
         }),

@@ -19,25 +19,35 @@ pub struct Tiding {
 
 /// What `tiding` changes in the record of a user `here`; `None` where it says nothing that this site should have known.
 ///
+/// A site that is not `open` may have gone back to before a user came through it, and keeps of whoever lives elsewhere since when he
+/// does: else it would answer his old home that he never came, before that has heard where he went on to.
+///
 /// The record must have been read after the tiding was: a peer says nothing before this site has written its part.
-pub fn hear(record: Option<&Resident>, here: &SiteName, tiding: &Tiding) -> Option<Event> {
+pub fn hear(
+    record: Option<&Resident>,
+    here: &SiteName,
+    open: bool,
+    tiding: &Tiding,
+) -> Option<Event> {
     let Tiding { home, epoch } = tiding;
+    let seen = record.map_or(Epoch(-1), |record| record.seen);
     if home == here {
-        let seen = record.map_or(Epoch(-1), |record| record.seen);
         return (seen < *epoch).then_some(Event::Miss { epoch: *epoch });
     }
-    let overtaken = match &record?.state {
+    let overtaken = record.is_some_and(|record| match &record.state {
         State::Settled { epoch: own }
         | State::Moving { epoch: own, .. }
         | State::Fenced { epoch: own, .. } => own <= epoch,
         // At his very epoch his going is in doubt: the target's answer to that is the way out.
         State::Offered { epoch: own, .. } | State::Lost { epoch: own } => own < epoch,
         State::Departed { .. } | State::Arriving { .. } | State::Clearing { .. } => false,
-    };
-    overtaken.then(|| Event::Overtaken {
-        to: home.clone(),
-        epoch: *epoch,
-    })
+    });
+    let (to, epoch) = (home.clone(), *epoch);
+    match overtaken {
+        true => Some(Event::Overtaken { to, epoch }),
+        false if !open && seen < epoch => Some(Event::Learn { to, epoch }),
+        false => None,
+    }
 }
 
 #[cfg(test)]
@@ -56,11 +66,15 @@ mod tests {
     }
 
     fn after(record: Option<&Resident>, home: &str, epoch: i64) -> Option<State> {
+        after_at(record, true, home, epoch)
+    }
+
+    fn after_at(record: Option<&Resident>, open: bool, home: &str, epoch: i64) -> Option<State> {
         let tiding = Tiding {
             home: home.into(),
             epoch: Epoch(epoch),
         };
-        let event = hear(record, &"here".into(), &tiding)?;
+        let event = hear(record, &"here".into(), open, &tiding)?;
         Some(
             step(record, &event)
                 .expect("what is heard can be done")
@@ -151,7 +165,33 @@ mod tests {
     }
 
     #[test]
-    fn who_is_unknown_here_stays_unknown_when_he_lives_elsewhere() {
+    fn who_is_unknown_here_stays_unknown_when_he_lives_elsewhere_unless_the_site_may_have_gone_back()
+     {
         assert_eq!(after(None, "there", 9), None);
+        assert!(matches!(
+            after_at(None, false, "there", 9),
+            Some(State::Departed { erased: true, .. })
+        ));
+    }
+
+    #[test]
+    fn a_site_that_is_not_open_has_seen_whatever_it_is_told_and_opens_nobody() {
+        for state in states() {
+            for epoch in 3..8 {
+                let tiding = Tiding {
+                    home: "there".into(),
+                    epoch: Epoch(epoch),
+                };
+                let record = resident(state.clone(), 5);
+                let event = hear(Some(&record), &"here".into(), false, &tiding);
+                let next = event.map(|event| step(Some(&record), &event).expect("it can be done"));
+                let next = next.unwrap_or(record);
+                assert!(
+                    next.seen >= Epoch(epoch),
+                    "{state:?} hears {epoch}: {next:?}"
+                );
+                assert!(!next.state.is_open() || state.is_open() && epoch < 5);
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use handoff::record::Event;
 use handoff::tidings::{Tiding, hear as judge};
 use model::{Epoch, KeyKind, SiteName, UserKey};
 use serde::{Deserialize, Serialize};
@@ -206,7 +207,7 @@ pub async fn place(session: &impl GenericClient, peer: &SiteName) -> Result<Opti
 }
 
 /// Takes what `peer` told: closes here who does not live here, or is not known here as he should be, with an entry for
-/// the ledger, and keeps how far it came; all in one transaction. `None`, and nothing done, where the page follows another place than the
+/// the ledger; keeps, while this site is not open, what is said of all others; and keeps how far it came; all in one transaction. `None`, and nothing done, where the page follows another place than the
 /// one that this site came to: somebody else heard it meanwhile.
 pub async fn hear(
     session: &mut Client,
@@ -235,6 +236,8 @@ pub async fn hear(
     }
     let keys: Vec<UserKey> = page.users.iter().map(|(user, ..)| user.clone()).collect();
     let found = records::look(&tx, kind, &keys).await?;
+    let open = door::is_open(&tx).await?;
+    let mut learnt = Vec::new();
     let mut heard = Heard {
         users: page.users.len() as u64,
         ..Heard::default()
@@ -245,11 +248,15 @@ pub async fn hear(
             home: home.clone(),
             epoch: *epoch,
         };
-        if let Some(event) = judge(record.as_ref(), here, &tiding) {
-            let user = user.clone();
-            closed.entry(home).or_default().push(Change { user, event });
+        let user = user.clone();
+        match judge(record.as_ref(), here, open, &tiding) {
+            None => {}
+            // Nobody is closed by it: nothing for the ledger.
+            Some(event @ Event::Learn { .. }) => learnt.push(Change { user, event }),
+            Some(event) => closed.entry(home).or_default().push(Change { user, event }),
         }
     }
+    records::change(&tx, kind, &learnt, None).await?;
     for (home, changes) in closed {
         records::change(&tx, kind, &changes, None).await?;
         let (what, count) = match home == here {

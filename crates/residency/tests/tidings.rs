@@ -157,6 +157,17 @@ async fn a_peers_word_closes_whom_this_site_should_know_better_and_nobody_else()
     assert_eq!(refused(3).await, "DM421");
     assert_eq!(refused(4).await, "ok");
 
+    assert_eq!(counts(hear("700000", there(), 9).await?), nothing);
+    // Of whoever is not known here a site that is not open keeps where he lives.
+    let close = site.mover().await?;
+    close.batch_execute("DELETE FROM domicile.open").await?;
+    assert_eq!(counts(hear("800000", there(), 9).await?), nothing);
+    let unknown = "SELECT count(*) FROM domicile.resident WHERE user_key = 700000";
+    assert_eq!(support::number(&mover, unknown).await?, 0);
+    let kept = "SELECT count(*) FROM domicile.resident WHERE user_key = 800000 AND state = 'departed' AND seen = 9 \
+                AND erased_at IS NOT NULL AND told = 0";
+    assert_eq!(support::number(&mover, kept).await?, 1);
+
     // Each with an entry for the ledger.
     let kinds: Vec<String> = mover
         .query(

@@ -1,7 +1,7 @@
 use super::*;
 
 /// The names of the events, in the order of [`matching`].
-const EVENTS: [&str; 19] = [
+const EVENTS: [&str; 20] = [
     "create",
     "enrol",
     "withdraw",
@@ -18,6 +18,7 @@ const EVENTS: [&str; 19] = [
     "cleared",
     "overtaken",
     "miss",
+    "learn",
     "reclaim",
     "take up",
     "cede",
@@ -25,16 +26,16 @@ const EVENTS: [&str; 19] = [
 
 /// State by state, the state after each event that fits it; `-` where the step is illegal.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 19]); 9] = [
-    ("unknown",  ["settled", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "-", "-", "-", "-", "lost", "-", "-", "-"]),
-    ("settled",  ["settled", "moving", "-", "-", "-", "-", "-", "-", "-", "settled", "-", "-", "-", "-", "departed", "lost", "-", "-", "-"]),
-    ("moving",   ["moving", "-", "settled", "fenced", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-", "-"]),
-    ("fenced",   ["-", "-", "-", "-", "moving", "offered", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-", "-"]),
-    ("offered",  ["-", "-", "-", "-", "-", "-", "departed", "moving", "-", "-", "-", "-", "-", "-", "departed", "lost", "settled", "-", "-"]),
-    ("departed", ["-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "arriving", "-", "-", "-", "-", "lost", "-", "-", "-"]),
-    ("arriving", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "settled", "clearing", "-", "-", "lost", "-", "-", "-"]),
-    ("clearing", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "lost", "-", "-", "-"]),
-    ("lost",     ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "settled", "departed"]),
+const TABLE: [(&str, [&str; 20]); 9] = [
+    ("unknown",  ["settled", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "-", "-", "-", "-", "lost", "departed", "-", "-", "-"]),
+    ("settled",  ["settled", "moving", "-", "-", "-", "-", "-", "-", "-", "settled", "-", "-", "-", "-", "departed", "lost", "-", "-", "-", "-"]),
+    ("moving",   ["moving", "-", "settled", "fenced", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-", "-", "-"]),
+    ("fenced",   ["-", "-", "-", "-", "moving", "offered", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-", "-", "-"]),
+    ("offered",  ["-", "-", "-", "-", "-", "-", "departed", "moving", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "settled", "-", "-"]),
+    ("departed", ["-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "arriving", "-", "-", "-", "-", "lost", "departed", "-", "-", "-"]),
+    ("arriving", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "arriving", "settled", "clearing", "-", "-", "lost", "arriving", "-", "-", "-"]),
+    ("clearing", ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "-", "lost", "clearing", "-", "-", "-"]),
+    ("lost",     ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "departed", "lost", "-", "-", "settled", "departed"]),
 ];
 
 const EPOCH: Epoch = Epoch(5);
@@ -111,7 +112,7 @@ fn offered() -> Resident {
 }
 
 /// One event for each column of [`TABLE`], fitting the records wherever one can fit.
-fn matching() -> [Event; 19] {
+fn matching() -> [Event; 20] {
     let (to, from, batch, attempt, next) = (there(), there(), batch(), ATTEMPT, ATTEMPT.next());
     [
         Event::Create,
@@ -156,6 +157,10 @@ fn matching() -> [Event; 19] {
             epoch: SEEN.next(),
         },
         Event::Miss { epoch: SEEN.next() },
+        Event::Learn {
+            to: there(),
+            epoch: SEEN.next(),
+        },
         Event::Reclaim { batch, round: 1 },
         Event::TakeUp,
         Event::Cede { to: there() },
@@ -195,6 +200,10 @@ fn strays() -> Vec<Event> {
         epoch: Epoch(4),
     });
     strays.push(Event::Miss { epoch: SEEN });
+    strays.push(Event::Learn {
+        to: there(),
+        epoch: SEEN,
+    });
     for epoch in [Epoch(4), Epoch(6)] {
         strays.push(Event::Erased { epoch });
         strays.push(Event::Forgotten { epoch });
@@ -299,6 +308,26 @@ fn nothing_seen_is_ever_forgotten() {
 }
 
 #[test]
+fn what_is_learnt_of_a_user_is_seen_and_changes_nothing_else() {
+    for record in records().iter().flatten() {
+        let learn = Event::Learn {
+            to: there(),
+            epoch: SEEN.next(),
+        };
+        if let Ok(next) = step(Some(record), &learn) {
+            let seen = SEEN.next();
+            assert_eq!(
+                next,
+                Resident {
+                    seen,
+                    ..record.clone()
+                }
+            );
+        }
+    }
+}
+
+#[test]
 fn fences_and_reopenings_take_an_epoch_above_every_one_seen() {
     let [_, _, moving, fenced, ..] = records();
     let [_, _, _, fence, reopen, ..] = matching();
@@ -369,7 +398,7 @@ fn who_is_reclaimed_lives_here_above_whatever_the_lost_target_made_of_him_and_no
         home: "beijing".into(),
         epoch,
     };
-    let heard = crate::tidings::hear(Some(&there), &to, &tiding).expect("it has to know");
+    let heard = crate::tidings::hear(Some(&there), &to, true, &tiding).expect("it has to know");
     let there = step(Some(&there), &heard).expect("legal");
     assert!(matches!(there.state, State::Departed { .. }));
     for late in [
