@@ -407,6 +407,9 @@ pub struct Export {
 
 /// `verify`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exits with 1 on a mismatch. Where sites are linked it reads the databases that are known here, and has the daemon of the site ask the \
+others about the users who concern both; run it at each site. A site that does not answer is named, the rest is compared, and it exits with 3.")]
 pub struct Verify {
     /// This service only
     #[arg(long, value_name = "SERVICE")]

@@ -1,4 +1,4 @@
-//! What daemons ask each other beside moves, each a question by itself: about their ledgers, and what was accepted.
+//! What daemons ask each other beside moves, each a question by itself: about their ledgers, what was accepted, and whom both know.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use bytes::Bytes;
 use daemon::{AskError, Hears, Soon, Topic, Unheard};
 use link::{Peer, RequestError};
 use model::{BatchId, MoveId, ServiceName, SiteName, UserKey};
+use mover::audit::{self, Ask};
 use mover::failure::Failure;
 use mover::ports;
 use mover::seal::{Said, Shown, Witness};
@@ -43,6 +44,8 @@ pub enum Question {
         /// Batches and users of the next one that are known.
         from: (u32, u32),
     },
+    /// What the peer says of users who concern the asker. -> [`Told::Audit`]
+    Audit(Box<Ask>),
 }
 
 /// An answer. New ones are put at the end.
@@ -58,6 +61,8 @@ pub enum Told {
     Holds(bool),
     /// Of a move; `None` where the peer knows no such move to the asker.
     Passengers(Option<Passengers>),
+    /// Of users and their rows.
+    Audit(Box<audit::Said>),
 }
 
 /// Who went with a move, or a part of them.
@@ -179,6 +184,17 @@ impl Asker {
                 Some(_) => return Err(self.disorder()),
                 None => return Ok(Some((part.ended, all))),
             }
+        }
+    }
+
+    /// What the peer says when users are looked back at.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), and where what it says is no answer.
+    pub async fn audit(&self, ask: Ask) -> Result<audit::Said> {
+        match self.ask(Question::Audit(Box::new(ask.clone()))).await? {
+            Told::Audit(said) if said.answers(&ask) => Ok(*said),
+            _ => Err(self.disorder()),
         }
     }
 

@@ -11,7 +11,9 @@ mod holding;
 mod homes;
 mod passengers;
 mod route;
+mod saying;
 mod seals;
+mod verifying;
 mod vouched;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use remote::{Questions, Reception, Telling};
 pub use ask::{of_daemon, reach};
 pub use departures::Ended;
 pub use holding::ByDaemon;
+pub use verifying::Peer;
 
 use crate::config::{Config, ConfigError, scrub};
 use crate::exit::Failure;
@@ -70,7 +73,8 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .work(Arc::new(seals))
         .work(Arc::clone(&departures) as Arc<dyn ::daemon::Work>)
         .routes(admin::routes(departures))
-        .routes(holding::routes(view))
+        .routes(holding::routes(view.clone()))
+        .routes(verifying::routes(view))
 }
 
 /// A failure in words, for a log.
