@@ -14,6 +14,7 @@ use postgres::connect::{Session, connect};
 use remote::{Answers, Asked, Question};
 use tokio::time::timeout;
 
+use super::outlook;
 use super::passengers;
 use super::saying::Saying;
 use super::vouched::Vouched;
@@ -74,6 +75,11 @@ impl SiteAnswers {
             .or_fail(Exit::Unreached, || format!("{name}: answering a peer"))
     }
 
+    async fn home(&self, name: &ServiceName) -> Outcome<Home> {
+        let service = self.config.service(name)?;
+        Home::open_installed(name, service, &self.site, "answers").await
+    }
+
     async fn given(&self, from: &SiteName, asked: Asked) -> Outcome<remote::Told> {
         let Asked { service, question } = asked;
         match question {
@@ -81,14 +87,24 @@ impl SiteAnswers {
                 let said = self.saying.say(&service, from, &ask).await?;
                 Ok(remote::Told::Audit(Box::new(said)))
             }
+            Question::Permits { phase, version } => {
+                let home = self.home(&service).await?;
+                let copies = (phase.as_str(), version.as_str());
+                let refusal = outlook::permits(&service, &home, from, copies).await?;
+                Ok(remote::Told::Permits(refusal))
+            }
+            Question::Coming(phase) => {
+                let home = self.home(&service).await?;
+                let phase = phase.as_deref();
+                let coming = outlook::coming(&self.config, &service, home, from, phase).await?;
+                Ok(remote::Told::Coming(coming))
+            }
             Question::Show(shown) => {
                 let said = self.countersigned(from, &service, &shown).await?;
                 Ok(remote::Told::Said(said))
             }
             Question::Passengers { of, from: first } => {
-                let configured = self.config.service(&service)?;
-                let home =
-                    Home::open_installed(&service, configured, &self.site, "answers").await?;
+                let home = self.home(&service).await?;
                 let told = passengers::told(&service, &home, from, &of, first).await?;
                 Ok(remote::Told::Passengers(told))
             }

@@ -9,6 +9,7 @@ mod comparing;
 mod departures;
 mod holding;
 mod homes;
+mod outlook;
 mod passengers;
 mod route;
 mod saying;
@@ -55,6 +56,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     daemon.registry().register_collector(Box::new(measured));
     let seals = Seals::new(Arc::clone(&config), site.clone(), Arc::clone(&vouched));
     let answers = SiteAnswers::new(Arc::clone(&config), site.clone(), view.clone(), vouched);
+    let outlook = outlook::routes(Arc::clone(&config), site.clone(), view.clone());
     let departures = Arc::new(Departures::new(config, site.clone(), view.clone()));
     let visited = Arc::clone(&reception);
     tokio::spawn(async move {
@@ -75,6 +77,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .routes(admin::routes(departures))
         .routes(holding::routes(view.clone()))
         .routes(verifying::routes(view))
+        .routes(outlook)
 }
 
 /// A failure in words, for a log.
