@@ -20,10 +20,9 @@ use crate::site;
 /// Prints the plan. Changes nothing. Where some sites' databases are not known here, what leaves one site, by its daemon: 3 where a peer does not answer,
 /// 1 where something would stop `apply`.
 pub async fn run(config: &Config, args: &Plan) -> Outcome {
-    if !config.elsewhere().is_empty() || args.site.is_some() {
-        if let Some(site) = site::of_daemon(config, args.site.as_deref())? {
-            return by_daemon(config, args, &site).await;
-        }
+    let by_itself = config.elsewhere().is_empty() && args.site.is_none();
+    if !by_itself && let Some(site) = site::of_daemon(config, args.site.as_deref())? {
+        return by_daemon(config, args, &site).await;
     }
     let survey = survey(config, Measure::Rows).await?;
     let plan = of(config, &survey, args.phase.as_deref())?;
