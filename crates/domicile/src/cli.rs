@@ -181,10 +181,16 @@ pub struct Uninstall {
 
 /// `plan`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Where sites are linked the daemon of one site counts who leaves it, and asks the others what would stop `apply` and who comes from them: \
+exits with 1 where something would, with 3 where a site does not answer.")]
 pub struct Plan {
     /// This phase; without it the first that is not complete
     #[arg(long, value_name = "PHASE")]
     pub phase: Option<String>,
+    /// With linked sites: the site whose users are planned for. Not needed where one site alone has a daemon on this machine
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its help is that of the flag")]
     pub json: Json,
@@ -412,6 +418,9 @@ pub struct Export {
 
 /// `verify`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exits with 1 on a mismatch. Where sites are linked it reads the databases that are known here, and has the daemon of the site ask the \
+others about the users who concern both; run it at each site. A site that does not answer is named, the rest is compared, and it exits with 3.")]
 pub struct Verify {
     /// This service only
     #[arg(long, value_name = "SERVICE")]

@@ -6,7 +6,7 @@ use std::error::Error as StdError;
 
 use model::{SiteName, causes};
 use postgres::connect::ConnectError;
-use residency::policy::Refusal;
+pub use residency::policy::Refusal;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::error::SqlState;
 

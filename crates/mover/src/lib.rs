@@ -11,6 +11,7 @@
 pub mod abort;
 pub mod activity;
 pub mod ask;
+pub mod audit;
 mod bonds;
 mod both;
 pub mod catch_up;

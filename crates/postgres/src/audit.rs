@@ -2,17 +2,29 @@
 //!
 //! For looking back at moves: nothing here is used while one runs.
 
-use model::UserKey;
+use std::time::Duration;
+
 use model::table::{HomeSchema, TableName, quote};
 use model::way::Among;
+use model::{SiteName, UserKey};
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use crate::catalog::ReadError;
 
-/// The next keys of the user table, at most `limit`, in the order of the keys after `after`, wherever their users live.
+/// Bounds the time that each statement of this session takes.
+pub async fn bound(client: &Client, within: Duration) -> Result<(), ReadError> {
+    let set = format!("SET statement_timeout = {}", within.as_millis());
+    let bounded = client.batch_execute(&set).await;
+    bounded.map_err(ReadError::of("the session's settings"))
+}
+
+/// The next keys of the user table, at most `limit`, in the order of the keys after `after`, wherever their users live. With `of` those
+/// alone who changed home once, or are on their way between that site and here: Domicile must be installed then.
 pub async fn keys_page(
     client: &Client,
     schema: &HomeSchema,
+    of: Option<&SiteName>,
     after: Option<&UserKey>,
     limit: u32,
 ) -> Result<Vec<UserKey>, ReadError> {
@@ -25,13 +37,28 @@ pub async fn keys_page(
         ),
         None => "WHERE $1::text IS NULL".to_owned(),
     };
+    // The parameter stands in both forms, so that both take the same three.
+    let concerned = match of {
+        Some(_) => format!(
+            "EXISTS (SELECT FROM domicile.resident AS r WHERE r.user_key = u.{} AND (r.told <> 0 OR r.peer = $3::text))",
+            quote(&users.key)
+        ),
+        None => "$3::text IS NULL".to_owned(),
+    };
     let sql = format!(
-        "SELECT u.{key}::text FROM {table} AS u {condition} ORDER BY u.{key} LIMIT $2",
+        "SELECT u.{key}::text FROM {table} AS u {condition} AND {concerned} ORDER BY u.{key} LIMIT $2",
         key = quote(&users.key),
         table = users.name.sql(),
     );
     let rows = client
-        .query(&sql, &[&after.map(UserKey::as_str), &i64::from(limit)])
+        .query(
+            &sql,
+            &[
+                &after.map(UserKey::as_str),
+                &i64::from(limit),
+                &of.map(SiteName::as_str),
+            ],
+        )
         .await
         .map_err(ReadError::of(format!("table {}", users.name)))?;
     Ok(rows
@@ -41,7 +68,7 @@ pub async fn keys_page(
 }
 
 /// What one table holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// The table.
     pub table: TableName,

@@ -167,6 +167,17 @@ impl BatchDigest {
             .collect()
     }
 
+    /// One hash of all of it: equal for digests that are equal, under one key.
+    pub fn hash(&self) -> [u8; 32] {
+        let mut buffer = Vec::new();
+        for (table, digest) in &self.tables {
+            put_bytes(&mut buffer, table.as_bytes());
+            buffer.extend(digest.rows.to_le_bytes());
+            buffer.extend(digest.sum.0);
+        }
+        *blake3::hash(&buffer).as_bytes()
+    }
+
     /// All rows of all tables.
     pub fn rows(&self) -> u64 {
         self.tables.values().map(|table| table.rows).sum()

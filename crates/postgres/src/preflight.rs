@@ -24,7 +24,7 @@ use crate::catalog::{Catalog, ReadError};
 
 pub use compare::compare;
 pub use ids::compare_ids;
-pub use references::{ReferenceDigest, compare_references, reference_digest};
+pub use references::{ReferenceDigest, compare_references, reference_digest, reference_digest_of};
 
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -29,7 +29,7 @@ mod word;
 use std::time::Duration;
 
 pub use caller::Caller;
-pub use question::{Answers, Asked, Asker, Passengers, Question, Questions, Told};
+pub use question::{Answers, Asked, Asker, Coming, Passengers, Question, Questions, Told};
 pub use reception::{Homes, Reception};
 pub use tidings::{Distant, TIDINGS, Telling, Tells};
 pub use word::TOPIC;

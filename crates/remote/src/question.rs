@@ -1,4 +1,4 @@
-//! What daemons ask each other beside moves, each a question by itself: about their ledgers, and what was accepted.
+//! What daemons ask each other beside moves, each a question by itself: about their ledgers, what was accepted, and whom both know.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use daemon::{AskError, Hears, Soon, Topic, Unheard};
 use link::{Peer, RequestError};
-use model::{BatchId, MoveId, ServiceName, SiteName, UserKey};
-use mover::failure::Failure;
+use model::{BatchId, Market, MoveId, ServiceName, SiteName, UserKey};
+use mover::audit::{self, Ask};
+use mover::failure::{Failure, Refusal};
 use mover::ports;
 use mover::seal::{Said, Shown, Witness};
 use mover::{Error, Result};
@@ -43,6 +44,17 @@ pub enum Question {
         /// Batches and users of the next one that are known.
         from: (u32, u32),
     },
+    /// What the peer says of users who concern the asker. -> [`Told::Audit`]
+    Audit(Box<Ask>),
+    /// Whether the peer's copy of the policy lets in a move of the asker's. Nothing is begun, or written down. -> [`Told::Permits`]
+    Permits {
+        /// The phase.
+        phase: String,
+        /// The version of the asker's copy.
+        version: String,
+    },
+    /// Who comes to the asker, by the peer's own count, in this phase, or in the first that the peer has not completed. -> [`Told::Coming`]
+    Coming(Option<String>),
 }
 
 /// An answer. New ones are put at the end.
@@ -58,6 +70,23 @@ pub enum Told {
     Holds(bool),
     /// Of a move; `None` where the peer knows no such move to the asker.
     Passengers(Option<Passengers>),
+    /// Of users and their rows.
+    Audit(Box<audit::Said>),
+    /// Of a move; `None` where it is let in.
+    Permits(Option<Refusal>),
+    /// Of users, market by market.
+    Coming(Vec<Coming>),
+}
+
+/// Users of one market who are to come.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coming {
+    /// The market.
+    pub market: Market,
+    /// The phase in which they do.
+    pub phase: Option<String>,
+    /// How many.
+    pub users: u64,
 }
 
 /// Who went with a move, or a part of them.
@@ -179,6 +208,40 @@ impl Asker {
                 Some(_) => return Err(self.disorder()),
                 None => return Ok(Some((part.ended, all))),
             }
+        }
+    }
+
+    /// What the peer says when users are looked back at.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), and where what it says is no answer.
+    pub async fn audit(&self, ask: Ask) -> Result<audit::Said> {
+        match self.ask(Question::Audit(Box::new(ask.clone()))).await? {
+            Told::Audit(said) if said.answers(&ask) => Ok(*said),
+            _ => Err(self.disorder()),
+        }
+    }
+
+    /// Why the peer would not let in a move of `phase`, this site's copy of the policy being of `version`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub async fn permits(&self, phase: &str, version: &str) -> Result<Option<Refusal>> {
+        let (phase, version) = (phase.to_owned(), version.to_owned());
+        match self.ask(Question::Permits { phase, version }).await? {
+            Told::Permits(refusal) => Ok(refusal),
+            _ => Err(self.disorder()),
+        }
+    }
+
+    /// Who comes here from the peer.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub async fn coming(&self, phase: Option<String>) -> Result<Vec<Coming>> {
+        match self.ask(Question::Coming(phase)).await? {
+            Told::Coming(coming) => Ok(coming),
+            _ => Err(self.disorder()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is asked of a home database after moves: for verification, erasure, going back and uninstalling.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use model::{BatchId, Epoch, KeyKind, MoveId, ServiceName, SiteName, UserKey};
@@ -140,6 +141,32 @@ pub async fn decided_digest(
         .await
         .doing("reading the digest of a decision")?;
     Ok(row.and_then(|row| row.get(0)))
+}
+
+/// Those of `users` whom `peer` may hear of: who changed home once, which every peer is told anyway (see [`tidings`](crate::tidings)), or are on their
+/// way between it and here.
+pub async fn concerned(
+    session: &impl GenericClient,
+    kind: KeyKind,
+    users: &[UserKey],
+    peer: &SiteName,
+) -> Result<BTreeSet<UserKey>> {
+    let keys: Vec<&str> = users.iter().map(UserKey::as_str).collect();
+    let rows = session
+        .query(
+            &format!(
+                "SELECT k FROM unnest($1::text[]) AS k JOIN domicile.resident AS r ON r.user_key = k::{} \
+                  WHERE r.told <> 0 OR r.peer = $2",
+                kind.sql_type()
+            ),
+            &[&keys, &peer.as_str()],
+        )
+        .await
+        .doing("looking whom a peer may hear of")?;
+    Ok(rows
+        .iter()
+        .map(|row| UserKey::new(row.get::<_, String>(0)))
+        .collect())
 }
 
 /// How many users this site's records say are at `site`, or on their way there or from there.

@@ -252,11 +252,7 @@ pub fn say_elsewhere(config: &Config) -> Outcome<()> {
         .into_iter()
         .map(SiteName::as_str)
         .collect();
-    if elsewhere.len() == config.sites.len() {
-        return Err(Failure::usage("no site's database is known here").mend(
-            "run it where the daemon of a site runs, with that site's configuration and environment",
-        ));
-    }
+    refuse_nowhere(config)?;
     if !elsewhere.is_empty() {
         eprintln!(
             "warning: not looked at: {}, as the databases there are not known here; ask there as well",
@@ -264,6 +260,16 @@ pub fn say_elsewhere(config: &Config) -> Outcome<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses a command where no database is known at all.
+pub fn refuse_nowhere(config: &Config) -> Outcome<()> {
+    match config.elsewhere().len() == config.sites.len() {
+        false => Ok(()),
+        true => Err(Failure::usage("no site's database is known here").mend(
+            "run it where the daemon of a site runs, with that site's configuration and environment",
+        )),
+    }
 }
 
 /// Refuses a command that `needs` the databases of all sites, where those of some are not known here.

@@ -15,9 +15,15 @@ use crate::config::{Config, Service};
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 use crate::planning::{Count, Situation, begun_by_census, plan_from};
 use crate::render::{self, Form};
+use crate::site;
 
-/// Prints the plan. Changes nothing.
+/// Prints the plan. Changes nothing. Where some sites' databases are not known here, what leaves one site, by its daemon: 3 where a peer does not answer,
+/// 1 where something would stop `apply`.
 pub async fn run(config: &Config, args: &Plan) -> Outcome {
+    let by_itself = config.elsewhere().is_empty() && args.site.is_none();
+    if !by_itself && let Some(site) = site::of_daemon(config, args.site.as_deref())? {
+        return by_daemon(config, args, &site).await;
+    }
     let survey = survey(config, Measure::Rows).await?;
     let plan = of(config, &survey, args.phase.as_deref())?;
     show(&render::plan::render(
@@ -25,6 +31,20 @@ pub async fn run(config: &Config, args: &Plan) -> Outcome {
         Form::of_stdout(args.json.json),
     ))?;
     Ok(Exit::Done)
+}
+
+/// What the daemon of one site counts there, and what its peers say to it.
+async fn by_daemon(config: &Config, args: &Plan, site: &SiteName) -> Outcome {
+    let daemon = site::reach(config, site)?;
+    let phase = args.phase.as_deref();
+    let planned = daemon.plan(phase, Measure::Rows).await?;
+    let between = daemon.between(&planned, phase).await?;
+    show(&render::plan::render_between(
+        &planned,
+        &between,
+        Form::of_stdout(args.json.json),
+    ))?;
+    Ok(between.exit())
 }
 
 /// How much is counted.
@@ -132,7 +152,7 @@ pub async fn survey_at(config: &Config, site: &SiteName, measure: Measure) -> Ou
 
 impl Survey {
     /// Asks one home database.
-    pub(super) async fn add(
+    pub(crate) async fn add(
         &mut self,
         name: &ServiceName,
         service: &Service,

@@ -1,43 +1,42 @@
 //! `verify`: compares all users' records and rows at all sites, independently of the moves.
 //!
+//! Each site says what it knows ([`mover::audit`]), and what they say is held against each other here: in the same words whether this process has their
+//! databases open, or asks the daemon of its site, which asks the others'.
+//!
 //! Rows at a home and the frozen ones at the old site cannot be compared once the application has written at the home:
 //! what can be shown then is that the frozen rows are still those that both sides agreed on before the
 //! switch. A change of an owned table's columns after a move shows as a mismatch of its frozen rows.
 
 mod frozen;
 mod living;
+mod sites;
+
+use std::collections::BTreeMap;
 
 use model::{ServiceName, SiteName, UserKey};
-use postgres::audit;
-use postgres::preflight::{compare_references, reference_digest};
+use mover::audit::{Ask, Key, Said};
+use postgres::preflight::compare_references;
 
-use super::homes::{self, Home};
 use super::whereabouts::no_key;
 use super::{show, users};
 use crate::cli::Verify;
 use crate::config::{Config, Service};
-use crate::exit::{Exit, OrFail, Outcome};
+use crate::exit::Outcome;
 use crate::render::Form;
 use crate::render::verify::{Mismatch, Verified, render};
+use sites::Sites;
 
-/// Users looked at together: bounds memory.
-const PAGE: u32 = 2_000;
-
-/// Owners of misplaced rows who are named, for each table of a site.
-const STRAYS: u32 = 20;
-
-/// Compares. 1 where something is not as it should be.
+/// Compares. 1 where something is not as it should be, 3 where a site was not asked: the rest is compared all the same.
 pub async fn run(config: &Config, args: &Verify) -> Outcome {
     let only = args.users.as_deref().map(users::read).transpose()?;
     let asked = args.service.as_deref().map(ServiceName::from);
     if let Some(name) = &asked {
         config.service(name)?;
     }
-    homes::refuse_elsewhere(config, "verify compares the databases of all sites")?;
     let mut verified = Verified::default();
     for (name, service) in &config.services {
         if asked.as_ref().is_none_or(|asked| asked == name) {
-            verify(name, service, only.as_deref(), &mut verified).await?;
+            verify(config, (name, service), only.as_deref(), &mut verified).await?;
         }
     }
     show(&render(&verified, Form::of_stdout(args.json.json)))?;
@@ -45,78 +44,98 @@ pub async fn run(config: &Config, args: &Verify) -> Outcome {
 }
 
 async fn verify(
-    name: &ServiceName,
-    service: &Service,
+    config: &Config,
+    service: (&ServiceName, &Service),
     only: Option<&[UserKey]>,
     verified: &mut Verified,
 ) -> Outcome<()> {
-    let mut homes = Vec::new();
-    for site in homes::sites(service) {
-        homes.push(Home::open_installed(name, service, site, "verify").await?);
-    }
-    let kind = homes[0].schema()?.users.kind;
-    let canonical = |user| users::canonical(kind, user).ok_or_else(|| no_key(user, name));
-    let only = only
-        .map(|only| only.iter().map(canonical).collect::<Outcome<Vec<_>>>())
-        .transpose()?;
+    let mut sites = Sites::open(config, service).await?;
+    let only = sites.canonical(only)?;
     let only = only.as_deref();
-    living::verify(name, service, &mut homes, only, verified).await?;
-    for home in &homes {
-        misplaced(name, home, only, verified).await?;
+    let key = fresh_key();
+    living::verify(&mut sites, only, verified).await?;
+    for own in 0..sites.own.len() {
+        misplaced(&mut sites, own, only, verified).await?;
     }
-    frozen::verify(name, &mut homes, only, verified).await?;
-    references(name, &homes, verified).await
+    frozen::verify(&mut sites, only, &key, verified).await?;
+    references(&mut sites, &key, verified).await?;
+    verified.not_read.append(&mut sites.not_read);
+    Ok(())
 }
 
-/// Rows of people who have no business there.
+/// A key of this run alone: what one run's digests tell is nothing to another.
+fn fresh_key() -> Key {
+    // Two of 122 random bits.
+    let random = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+    let random: Vec<u8> = random.iter().flat_map(|one| *one.as_bytes()).collect();
+    *blake3::hash(&random).as_bytes()
+}
+
+/// Rows of people who have no business there: of `users`, or at a site of our own of everybody.
 async fn misplaced(
-    name: &ServiceName,
-    home: &Home,
-    only: Option<&[UserKey]>,
+    sites: &mut Sites<'_>,
+    at: usize,
+    users: Option<&[UserKey]>,
     verified: &mut Verified,
 ) -> Outcome<()> {
-    let held = audit::held(&home.session, home.schema()?, only, STRAYS)
-        .await
-        .or_fail(Exit::Unreached, || {
-            format!("{name}: cannot look for misplaced rows at {}", home.site)
-        })?;
-    for held in held {
-        verified.rows += held.rows;
-        let table = held.table.to_string();
-        let mut wrong = |user: Option<UserKey>, what: String| {
-            verified.wrong(Mismatch {
-                user: user.map(|user| user.to_string()),
-                table: Some(table.clone()),
-                ..mismatch(name, &home.site, what)
-            });
+    let asked: Vec<Option<Vec<UserKey>>> = match users {
+        Some(users) => sites::pages(users)
+            .map(|users| Some(users.to_vec()))
+            .collect(),
+        None => vec![None],
+    };
+    for users in asked {
+        let Some(Said::Held(held)) = sites.ask(at, Ask::Held(users)).await? else {
+            return Ok(());
         };
-        for (user, rows) in held.misplaced {
-            let what = format!("{rows} misplaced rows: he does not live here and left none here");
-            wrong(Some(user), what);
-        }
-        if held.more > 0 {
-            wrong(None, format!("misplaced rows of {} more users", held.more));
+        for held in held {
+            verified.rows += held.rows;
+            let table = held.table.to_string();
+            let mut wrong = |user: Option<UserKey>, what: String| {
+                verified.wrong(Mismatch {
+                    user: user.map(|user| user.to_string()),
+                    table: Some(table.clone()),
+                    ..mismatch(sites.name, sites.site(at), what)
+                });
+            };
+            for (user, rows) in held.misplaced {
+                let what =
+                    format!("{rows} misplaced rows: he does not live here and left none here");
+                wrong(Some(user), what);
+            }
+            if held.more > 0 {
+                wrong(None, format!("misplaced rows of {} more users", held.more));
+            }
         }
     }
     Ok(())
 }
 
 /// Catalogue data is the same everywhere.
-async fn references(name: &ServiceName, homes: &[Home], verified: &mut Verified) -> Outcome<()> {
-    let mut first = None;
-    for home in homes {
-        let digests = reference_digest(&home.session, home.schema()?)
-            .await
-            .or_fail(Exit::Unreached, || {
-                format!("{name}: cannot read the reference tables at {}", home.site)
-            })?;
-        match &first {
-            None => first = Some((&home.site, digests)),
-            Some((site, expected)) => {
-                for found in compare_references((*site, expected), (&home.site, &digests)) {
-                    verified.wrong(mismatch(name, &home.site, found.what));
-                }
+async fn references(sites: &mut Sites<'_>, key: &Key, verified: &mut Verified) -> Outcome<()> {
+    let Some(first) = sites.own.first() else {
+        return Ok(());
+    };
+    let tables: Vec<_> = first.schema()?.references.keys().cloned().collect();
+    let mut order: Vec<usize> = (0..sites.len()).collect();
+    // Whichever of them is asked: the origin's are what the others' are held against.
+    order.sort_by_key(|at| (sites.site(*at) != sites.origin, sites.site(*at).clone()));
+    let mut expected = None;
+    for at in order {
+        let mut digests = BTreeMap::new();
+        for table in &tables {
+            let ask = Ask::Reference(table.clone(), *key);
+            if let Some(Said::Reference(Some(digest))) = sites.ask(at, ask).await? {
+                digests.insert(table.clone(), digest);
             }
+        }
+        let site = sites.site(at).clone();
+        let Some((first, expected)) = &expected else {
+            expected = Some((site, digests));
+            continue;
+        };
+        for found in compare_references((first, expected), (&site, &digests)) {
+            verified.wrong(mismatch(sites.name, &site, found.what));
         }
     }
     Ok(())

@@ -3,8 +3,108 @@
 use std::time::Duration;
 
 use model::plan::Plan;
+use model::{Market, ServiceName, SiteName};
+use postgres::preflight::Finding;
+use serde::{Deserialize, Serialize};
 
 use super::{Form, Grid, bytes, count, json, seconds};
+use crate::exit::Exit;
+
+/// Users of one market who come here from another site, as that says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrivals {
+    /// The service.
+    pub service: ServiceName,
+    /// The market.
+    pub market: Market,
+    /// The phase in which they come.
+    pub phase: Option<String>,
+    /// Where they live.
+    pub from: SiteName,
+    /// How many.
+    pub users: u64,
+}
+
+/// A site that did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotLooked {
+    /// The service.
+    pub service: ServiceName,
+    /// Where.
+    pub site: SiteName,
+    /// Why.
+    pub why: String,
+}
+
+/// What other sites' daemons say to a plan of one site.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Between {
+    /// What would stop `apply`, at either end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+    /// Who comes here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub coming: Vec<Arrivals>,
+    /// Who did not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_read: Vec<NotLooked>,
+}
+
+// === impl Between ===
+
+impl Between {
+    /// 3 where a site did not answer, 1 where something would stop a move.
+    pub fn exit(&self) -> Exit {
+        match (self.not_read.is_empty(), self.findings.is_empty()) {
+            (false, _) => Exit::Unreached,
+            (true, false) => Exit::Unfinished,
+            (true, true) => Exit::Done,
+        }
+    }
+}
+
+/// The plan of one site as text, with what the others say to it.
+pub fn render_between(plan: &Plan, between: &Between, form: Form) -> String {
+    #[derive(Serialize)]
+    struct Both<'a> {
+        #[serde(flatten)]
+        plan: &'a Plan,
+        #[serde(flatten)]
+        between: &'a Between,
+    }
+    if form == Form::Json {
+        return json(&Both { plan, between });
+    }
+    let mut out = render(plan, form);
+    let mut grid = Grid::new(&["service", "market", "from", "phase", ">users"]);
+    for coming in &between.coming {
+        grid.row([
+            coming.service.to_string(),
+            coming.market.to_string(),
+            coming.from.to_string(),
+            coming.phase.clone().unwrap_or_default(),
+            count(coming.users),
+        ]);
+    }
+    if !grid.is_empty() {
+        out.push_str(&format!("\nCome here\n{}", grid.show(form)));
+    }
+    let mut grid = Grid::new(&["at", "in the way", "mend"]);
+    for finding in &between.findings {
+        let site = finding.site.to_string();
+        grid.row([site, finding.what.clone(), finding.mend.clone()]);
+    }
+    if !grid.is_empty() {
+        out.push_str(&format!("\nIn the way of a move\n{}", grid.show(form)));
+    }
+    for not in &between.not_read {
+        out.push_str(&format!(
+            "not looked at: {} at {}: {}\n",
+            not.service, not.site, not.why
+        ));
+    }
+    out
+}
 
 /// The plan as text.
 pub fn render(plan: &Plan, form: Form) -> String {

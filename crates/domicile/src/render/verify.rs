@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::status::NotRead;
 use super::{Form, Grid, count, json};
 use crate::exit::Exit;
 
@@ -35,6 +36,9 @@ pub struct Verified {
     pub in_transit: u64,
     /// What was compared of batches that left and are not erased yet.
     pub frozen: FrozenRows,
+    /// The sites that did not answer: of those there, and of what went between there and here, only what the others say was compared.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_read: Vec<NotRead>,
 }
 
 /// The second look at what departed users left behind.
@@ -62,8 +66,11 @@ impl Verified {
         }
     }
 
-    /// 1 where something is wrong.
+    /// 3 where a site did not answer, 1 where something is wrong.
     pub fn exit(&self) -> Exit {
+        if !self.not_read.is_empty() {
+            return Exit::Unreached;
+        }
         match self.mismatches.is_empty() && self.more == 0 {
             true => Exit::Done,
             false => Exit::Unfinished,
@@ -78,6 +85,12 @@ pub fn render(verified: &Verified, form: Form) -> String {
     }
     let frozen = &verified.frozen;
     let mut looked = String::new();
+    for not in &verified.not_read {
+        looked.push_str(&format!(
+            "not looked at: {} at {}: {}\n",
+            not.service, not.site, not.why
+        ));
+    }
     if frozen.batches > 0 {
         looked.push_str(&format!(
             "{} batches hold at the old site what both sides agreed on: of their users {} are unchanged since, {} changed\n",
@@ -152,6 +165,19 @@ mod tests {
                 .ends_with("a row is missing\n2 users, 30 rows looked at: 1 mismatches.\n")
         );
         assert_eq!(bad.exit(), Exit::Unfinished);
+        let away = Verified {
+            not_read: vec![NotRead {
+                service: "shop".into(),
+                site: "singapore".into(),
+                why: "nobody answers".into(),
+            }],
+            ..bad.clone()
+        };
+        assert_eq!(away.exit(), Exit::Unreached);
+        assert!(
+            render(&away, Form::Plain)
+                .contains("not looked at: shop at singapore: nobody answers\n2 users")
+        );
         let mut many = bad;
         for _ in 0..NAMED {
             many.wrong(many.mismatches[0].clone());

@@ -1,4 +1,4 @@
-//! What this site answers to its peers beside moves: whether it countersigns their ledgers, and holds what they gave it.
+//! What this site answers to its peers beside moves: whether it countersigns their ledgers, holds what they gave it, and knows whom they know.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,9 @@ use postgres::connect::{Session, connect};
 use remote::{Answers, Asked, Question};
 use tokio::time::timeout;
 
+use super::outlook;
 use super::passengers;
+use super::saying::Saying;
 use super::vouched::Vouched;
 use crate::commands::homes::Home;
 use crate::commands::ledger::{key_of, now, pins_of};
@@ -22,7 +24,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 
 /// How long an answer may take: less than the asker waits.
-const WITHIN: Duration = Duration::from_secs(15);
+pub(super) const WITHIN: Duration = Duration::from_secs(15);
 
 /// A turn at one database.
 type Turn = Arc<tokio::sync::Mutex<()>>;
@@ -35,6 +37,7 @@ pub(super) struct SiteAnswers {
     vouched: Arc<Vouched>,
     /// A peer is answered one question of a service at a time, with one session: no peer takes more of a database.
     turns: Mutex<HashMap<(SiteName, ServiceName), Turn>>,
+    saying: Saying,
 }
 
 // === impl SiteAnswers ===
@@ -47,6 +50,7 @@ impl SiteAnswers {
         vouched: Arc<Vouched>,
     ) -> Self {
         Self {
+            saying: Saying::new(Arc::clone(&config), site.clone()),
             config,
             site,
             view,
@@ -71,17 +75,36 @@ impl SiteAnswers {
             .or_fail(Exit::Unreached, || format!("{name}: answering a peer"))
     }
 
+    async fn home(&self, name: &ServiceName) -> Outcome<Home> {
+        let service = self.config.service(name)?;
+        Home::open_installed(name, service, &self.site, "answers").await
+    }
+
     async fn given(&self, from: &SiteName, asked: Asked) -> Outcome<remote::Told> {
         let Asked { service, question } = asked;
         match question {
+            Question::Audit(ask) => {
+                let said = self.saying.say(&service, from, &ask).await?;
+                Ok(remote::Told::Audit(Box::new(said)))
+            }
+            Question::Permits { phase, version } => {
+                let home = self.home(&service).await?;
+                let copies = (phase.as_str(), version.as_str());
+                let refusal = outlook::permits(&service, &home, from, copies).await?;
+                Ok(remote::Told::Permits(refusal))
+            }
+            Question::Coming(phase) => {
+                let home = self.home(&service).await?;
+                let phase = phase.as_deref();
+                let coming = outlook::coming(&self.config, &service, home, from, phase).await?;
+                Ok(remote::Told::Coming(coming))
+            }
             Question::Show(shown) => {
                 let said = self.countersigned(from, &service, &shown).await?;
                 Ok(remote::Told::Said(said))
             }
             Question::Passengers { of, from: first } => {
-                let configured = self.config.service(&service)?;
-                let home =
-                    Home::open_installed(&service, configured, &self.site, "answers").await?;
+                let home = self.home(&service).await?;
                 let told = passengers::told(&service, &home, from, &of, first).await?;
                 Ok(remote::Told::Passengers(told))
             }
@@ -155,7 +178,11 @@ impl Answers for SiteAnswers {
             }
             let turn = self.turn(from, &service);
             let answering = async {
-                let _mine = turn.lock().await;
+                // Reads whole batches: what is asked of the ledger does not wait for it. It has turns of its own.
+                let _mine = match asked.question {
+                    Question::Audit(_) => None,
+                    _ => Some(turn.lock().await),
+                };
                 self.given(from, asked).await
             };
             match timeout(WITHIN, answering).await {

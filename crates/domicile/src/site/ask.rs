@@ -17,12 +17,13 @@ use tokio::net::UnixStream;
 
 use super::admin::{Back, Wanted};
 use super::departures::{Ended, Failed, Told};
-use super::reclaiming;
+use super::{outlook, reclaiming};
 use crate::commands::homes::known_site;
 use crate::commands::plan::Measure;
 use crate::commands::serve::socket_of;
 use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
+use crate::render::plan::Between;
 
 /// The daemon of a site, on this machine.
 #[derive(Debug)]
@@ -82,6 +83,19 @@ impl Asked {
             rows: measure == Measure::Rows,
         };
         self.question("/plan", &wanted).await
+    }
+
+    /// What its peers say of `planned`: what would stop it, and who comes here, in the phase that was `asked` for.
+    pub async fn between(&self, planned: &Plan, asked: Option<&str>) -> Outcome<Between> {
+        let ways = planned.moves.iter();
+        let wanted = outlook::Wanted {
+            phase: planned.phase.clone(),
+            asked: asked.map(str::to_owned),
+            ways: ways
+                .map(|planned| (planned.service.clone(), planned.to.clone()))
+                .collect(),
+        };
+        self.question("/plan/peers", &wanted).await
     }
 
     /// Its answer to a question.

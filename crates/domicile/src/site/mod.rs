@@ -10,10 +10,13 @@ mod comparing;
 mod departures;
 mod holding;
 mod homes;
+mod outlook;
 mod passengers;
 mod reclaiming;
 mod route;
+mod saying;
 mod seals;
+mod verifying;
 mod vouched;
 
 use std::sync::Arc;
@@ -27,6 +30,7 @@ use remote::{Questions, Reception, Telling};
 pub use ask::{of_daemon, reach};
 pub use departures::Ended;
 pub use holding::ByDaemon;
+pub use verifying::Peer;
 
 use crate::config::{Config, ConfigError, scrub};
 use crate::exit::Failure;
@@ -61,6 +65,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
     let seals = Seals::new(Arc::clone(&config), site.clone(), Arc::clone(&vouched));
     let answers = SiteAnswers::new(Arc::clone(&config), site.clone(), view.clone(), vouched);
     let reclaiming = reclaiming::routes(Arc::clone(&config), site.clone(), view.clone());
+    let outlook = outlook::routes(Arc::clone(&config), site.clone(), view.clone());
     let departures = Arc::new(Departures::new(config, site.clone(), view.clone()));
     let visited = Arc::clone(&reception);
     tokio::spawn(async move {
@@ -80,7 +85,9 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .work(Arc::new(seals))
         .work(Arc::clone(&departures) as Arc<dyn ::daemon::Work>)
         .routes(admin::routes(departures))
-        .routes(holding::routes(view))
+        .routes(holding::routes(view.clone()))
+        .routes(verifying::routes(view))
+        .routes(outlook)
         .routes(reclaiming)
 }
 

@@ -6,7 +6,7 @@ use ::daemon::View;
 use model::{ServiceName, SiteName};
 use mover::ports::{NoDoor, RowsOnly};
 use mover::route::{Route, Stop, Target};
-use postgres::preflight::Side;
+use postgres::preflight::{Finding, Side};
 use remote::Caller;
 
 use super::homes::Description;
@@ -16,16 +16,23 @@ use crate::commands::routes::{bounds, differences, end, inspected, refuse};
 use crate::config::Config;
 use crate::exit::{Exit, Failure, OrFail, Outcome};
 
-/// The route of `name` from `from`, this site, to `to`. Both ends are looked at, each by its own daemon: whatever blocks a move is
-/// found before a byte moves.
-pub(super) async fn route(
+/// Both ends of a way, looked at, each by its own daemon.
+pub(super) struct Looked {
+    /// This end.
+    pub home: Home,
+    /// The other.
+    pub caller: Caller,
+    /// What a look at both finds. First what tells the table and the column: an installation that is out of date may follow from it.
+    pub found: Vec<Finding>,
+}
+
+/// Looks at both ends of the way of `name` from `from`, this site, to `to`.
+pub(super) async fn look(
     config: &Config,
     view: &View,
     name: &ServiceName,
     (from, to): (&SiteName, &SiteName),
-    phase: Option<&str>,
-    stop: Stop,
-) -> Outcome<Arc<Route>> {
+) -> Outcome<Looked> {
     config.movable(name)?;
     let service = config.service(name)?;
     let home = Home::open_installed(name, service, from, "move").await?;
@@ -55,16 +62,34 @@ pub(super) async fn route(
         schema: &there.schema,
         catalog: &there.catalog,
     };
-    // First what tells the table and the column; an installation that is out of date may follow from it.
-    refuse(name, differences(service, here, far))?;
-    refuse(name, inspected(name, service, &home).await?)?;
-    refuse(name, there.findings)?;
+    let mut found = differences(service, here, far);
+    found.extend(inspected(name, service, &home).await?);
+    found.extend(there.findings);
+    Ok(Looked {
+        home,
+        caller,
+        found,
+    })
+}
+
+/// The route of `name` from `from`, this site, to `to`: whatever blocks a move is found before a byte moves.
+pub(super) async fn route(
+    config: &Config,
+    view: &View,
+    name: &ServiceName,
+    (from, to): (&SiteName, &SiteName),
+    phase: Option<&str>,
+    stop: Stop,
+) -> Outcome<Arc<Route>> {
+    let service = config.service(name)?;
+    let looked = look(config, view, name, (from, to)).await?;
+    refuse(name, looked.found)?;
     Ok(Arc::new(Route {
         service: name.clone(),
-        source: end(service, &home)?,
+        source: end(service, &looked.home)?,
         target: Target {
             site: to.clone(),
-            far: Arc::new(caller),
+            far: Arc::new(looked.caller),
         },
         phase: phase.map(str::to_owned),
         bounds: bounds(service),

@@ -29,11 +29,26 @@ pub async fn free_port() -> Result<u16> {
 }
 
 /// `GET path`: the code and the body.
-pub async fn get(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    path: &str,
-) -> Result<(u16, String)> {
+pub async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Result<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n");
+    answered(stream, &request).await
+}
+
+/// `POST path` with a document, on a socket.
+pub async fn post(socket: &Path, path: &str, document: &Value) -> Result<(u16, String)> {
+    let body = document.to_string();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    answered(UnixStream::connect(socket).await?, &request).await
+}
+
+async fn answered(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> Result<(u16, String)> {
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -31,38 +31,50 @@ pub async fn reference_digest(
     schema: &HomeSchema,
 ) -> Result<BTreeMap<TableName, ReferenceDigest>, ReadError> {
     let mut digests = BTreeMap::new();
-    for (name, columns) in &schema.references {
-        let mut columns: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-        columns.sort_unstable();
-        let columns: Vec<String> = columns
-            .iter()
-            .map(|column| format!("t.{}", quote(column)))
-            .collect();
-        let half = |from: u8| {
-            format!("sum(('x' || encode(substr(h, {from}, 8), 'hex'))::bit(64)::bigint::numeric)")
-        };
-        let sql = format!(
-            "SELECT count(*), concat_ws(':', {}, {}) FROM \
-             (SELECT sha256(convert_to(ROW({})::text, 'UTF8')) AS h FROM {} AS t) AS hashed",
-            half(1),
-            half(9),
-            columns.join(", "),
-            name.sql(),
-        );
-        let row = client
-            .query_one(&sql, &[])
-            .await
-            .map_err(ReadError::of(format!("reference table {name}")))?;
-        let rows = row.get::<_, i64>(0).unsigned_abs();
-        digests.insert(
-            name.clone(),
-            ReferenceDigest {
-                rows,
-                digest: row.get(1),
-            },
-        );
+    for name in schema.references.keys() {
+        if let Some(digest) = reference_digest_of(client, schema, name, &[]).await? {
+            digests.insert(name.clone(), digest);
+        }
     }
     Ok(digests)
+}
+
+/// As [`reference_digest`], of the table `name`, each row hashed behind `key`: digests under another key do not compare. `None` where that is
+/// no reference table here.
+pub async fn reference_digest_of(
+    client: &Client,
+    schema: &HomeSchema,
+    name: &TableName,
+    key: &[u8],
+) -> Result<Option<ReferenceDigest>, ReadError> {
+    let Some(columns) = schema.references.get(name) else {
+        return Ok(None);
+    };
+    let mut columns: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    columns.sort_unstable();
+    let columns: Vec<String> = columns
+        .iter()
+        .map(|column| format!("t.{}", quote(column)))
+        .collect();
+    let half = |from: u8| {
+        format!("sum(('x' || encode(substr(h, {from}, 8), 'hex'))::bit(64)::bigint::numeric)")
+    };
+    let sql = format!(
+        "SELECT count(*), concat_ws(':', {}, {}) FROM \
+         (SELECT sha256($1::bytea || convert_to(ROW({})::text, 'UTF8')) AS h FROM {} AS t) AS hashed",
+        half(1),
+        half(9),
+        columns.join(", "),
+        name.sql(),
+    );
+    let row = client
+        .query_one(&sql, &[&key])
+        .await
+        .map_err(ReadError::of(format!("reference table {name}")))?;
+    Ok(Some(ReferenceDigest {
+        rows: row.get::<_, i64>(0).unsigned_abs(),
+        digest: row.get(1),
+    }))
 }
 
 /// Names the reference tables whose contents differ at `b` from `a`.

@@ -1,12 +1,11 @@
 //! Everybody has exactly one home.
 
-use handoff::record::{Resident, State};
-use model::{ServiceName, SiteName, UserKey};
-use postgres::{audit, census};
-use residency::records;
+use model::{SiteName, UserKey};
+use mover::audit::{Ask, Said, Stands};
 
-use super::{Home, Mismatch, PAGE, Service, Verified, mismatch};
-use crate::exit::{Exit, OrFail, Outcome};
+use super::sites::{Sites, pages};
+use super::{Mismatch, Verified, mismatch, misplaced};
+use crate::exit::Outcome;
 
 /// How often somebody is asked for again whose records do not fit together: they are not read at one moment, and a
 /// handoff may have come between.
@@ -19,108 +18,109 @@ enum Verdict {
     AtHome,
     /// He has one home and is on his way to another, or the handoff has not been heard of everywhere yet.
     InTransit,
+    /// His home may be where nobody answered.
+    Unsaid,
     /// Something is wrong, at these sites.
     Wrong(Vec<SiteName>, &'static str),
 }
 
+/// What one site's record says of a user.
+#[derive(Clone, Copy, Debug)]
+enum Word<'a> {
+    /// The site did not answer, or may not.
+    Unsaid,
+    /// It has this record, or none.
+    Said(Option<&'a Stands>),
+}
+
 /// Looks at every user who has a row in some site's user table, or at those of `only` who have one.
 pub(super) async fn verify(
-    name: &ServiceName,
-    service: &Service,
-    homes: &mut [Home],
+    sites: &mut Sites<'_>,
     only: Option<&[UserKey]>,
     verified: &mut Verified,
 ) -> Outcome<()> {
-    for at in 0..homes.len() {
-        let mut listed = only.unwrap_or_default().chunks(PAGE as usize);
+    for at in 0..sites.len() {
+        let mut listed = only.map(pages);
         let mut after = None;
         loop {
-            let mut page = match only {
-                Some(_) => match listed.next() {
-                    Some(keys) => standing(name, service, &mut homes[at], keys).await?,
+            let ask = match &mut listed {
+                Some(listed) => match listed.next() {
+                    Some(users) => Ask::Standing(users.to_vec()),
                     None => break,
                 },
-                None => {
-                    let home = &homes[at];
-                    let page =
-                        audit::keys_page(&home.session, home.schema()?, after.as_ref(), PAGE)
-                            .await
-                            .or_fail(Exit::Unreached, || {
-                                format!("{name}: cannot list the users at {}", home.site)
-                            })?;
-                    if page.is_empty() {
-                        break;
-                    }
-                    after = page.last().cloned();
-                    page
-                }
+                None => Ask::Users(after.take()),
             };
-            // Those who have a row at a site before were looked at there.
-            for home in &mut homes[..at] {
-                let seen = standing(name, service, home, &page).await?;
-                page.retain(|user| seen.binary_search(user).is_err());
+            let Some(Said::Users(mut page)) = sites.ask(at, ask).await? else {
+                break;
+            };
+            if page.is_empty() && only.is_none() {
+                break;
             }
-            look(name, homes, page, verified).await?;
+            after = page.last().cloned();
+            // Those who have a row at a site before were looked at there.
+            for before in 0..at {
+                let ask = Ask::Standing(page.clone());
+                if let Some(Said::Users(seen)) = sites.ask(before, ask).await? {
+                    page.retain(|user| seen.binary_search(user).is_err());
+                }
+            }
+            if !page.is_empty() {
+                // Of its own a site looks at all rows at once.
+                for peer in sites.peers() {
+                    misplaced(sites, peer, Some(&page), verified).await?;
+                }
+                look(sites, page, verified).await?;
+            }
         }
     }
     Ok(())
 }
 
-/// Those of `keys` who have a row in the user table there, sorted.
-async fn standing(
-    name: &ServiceName,
-    service: &Service,
-    home: &mut Home,
-    keys: &[UserKey],
-) -> Outcome<Vec<UserKey>> {
-    let schema = home.schema()?.clone();
-    let origin = home.site == service.origin;
-    let found = census::users_exist(&mut home.session, &schema, origin, keys)
-        .await
-        .or_fail(Exit::Unreached, || {
-            format!("{name}: cannot look up users at {}", home.site)
-        })?;
-    Ok(found.into_keys().collect())
-}
-
-async fn look(
-    name: &ServiceName,
-    homes: &[Home],
-    users: Vec<UserKey>,
-    verified: &mut Verified,
-) -> Outcome<()> {
+async fn look(sites: &mut Sites<'_>, users: Vec<UserKey>, verified: &mut Verified) -> Outcome<()> {
     verified.users += users.len() as u64;
+    let names = sites.names();
     let mut left = users;
     for round in 1..=LOOKS {
         if left.is_empty() {
             break;
         }
-        let mut said = Vec::new();
-        for home in homes {
-            let records = records::look(&*home.session, home.schema()?.users.kind, &left)
-                .await
-                .or_fail(Exit::Unreached, || {
-                    format!("{name}: cannot read the records at {}", home.site)
-                })?;
-            said.push(records);
+        let mut said: Vec<Option<Vec<Option<Stands>>>> = Vec::new();
+        for at in 0..sites.len() {
+            let lives_here = |n: usize| {
+                let own = said.iter().take(sites.peers().start);
+                own.flatten()
+                    .any(|own| own[n].as_ref().is_some_and(Stands::is_home))
+            };
+            let claims = left.iter().enumerate();
+            let claims = claims.map(|(n, user)| (user.clone(), lives_here(n)));
+            let ask = Ask::Records(claims.collect());
+            said.push(match sites.ask(at, ask).await? {
+                Some(Said::Records(records)) => Some(records),
+                _ => None,
+            });
         }
         let mut again = Vec::new();
         for (n, user) in left.into_iter().enumerate() {
-            let all: Vec<(&SiteName, Option<&State>)> = homes
-                .iter()
-                .zip(&said)
-                .map(|(home, records)| (&home.site, state(&records[n])))
-                .collect();
+            let recorded = said.iter().flatten().any(|records| records[n].is_some());
+            let words = said.iter().enumerate().map(|(at, records)| match records {
+                // A peer does not tell who never left it. Whoever has rows here, and no record, has misplaced rows: that is said of these.
+                Some(_) if !recorded && sites.peers().contains(&at) => Word::Unsaid,
+                Some(records) => Word::Said(records[n].as_ref()),
+                None => Word::Unsaid,
+            });
+            let all: Vec<(&SiteName, Word<'_>)> = names.iter().zip(words).collect();
             match verdict(&all) {
-                Verdict::AtHome => {}
+                Verdict::AtHome | Verdict::Unsaid => {}
                 Verdict::InTransit => verified.in_transit += 1,
                 Verdict::Wrong(..) if round < LOOKS => again.push(user),
-                Verdict::Wrong(sites, what) => {
-                    let sites: Vec<&str> = sites.iter().map(SiteName::as_str).collect();
+                Verdict::Wrong(mut wrong, what) => {
+                    // Whichever of them was asked first.
+                    wrong.sort_by_key(|site| (site != sites.origin, site.clone()));
+                    let wrong: Vec<&str> = wrong.iter().map(SiteName::as_str).collect();
                     verified.wrong(Mismatch {
-                        site: sites.join(", "),
+                        site: wrong.join(", "),
                         user: Some(user.to_string()),
-                        ..mismatch(name, all[0].0, what)
+                        ..mismatch(sites.name, all[0].0, what)
                     });
                 }
             }
@@ -130,34 +130,37 @@ async fn look(
     Ok(())
 }
 
-fn state(record: &Option<Resident>) -> Option<&State> {
-    record.as_ref().map(|resident| &resident.state)
-}
-
-fn verdict(said: &[(&SiteName, Option<&State>)]) -> Verdict {
-    let sites = |which: fn(&State) -> bool| -> Vec<SiteName> {
-        let found = said.iter().filter(|(_, state)| state.is_some_and(which));
-        found.map(|(site, _)| (*site).clone()).collect()
+fn verdict(said: &[(&SiteName, Word<'_>)]) -> Verdict {
+    let records = || {
+        said.iter().filter_map(|(site, word)| match word {
+            Word::Said(Some(stands)) => Some((*site, *stands)),
+            Word::Said(None) | Word::Unsaid => None,
+        })
     };
-    let lost = sites(|state| matches!(state, State::Lost { .. }));
+    let sites = |which: fn(&Stands) -> bool| -> Vec<SiteName> {
+        let found = records().filter(|(_, stands)| which(stands));
+        found.map(|(site, _)| site.clone()).collect()
+    };
+    let lost = sites(|stands| matches!(stands, Stands::Lost));
     if !lost.is_empty() {
         return Verdict::Wrong(lost, "lost: a peer knows more of him than this site");
     }
-    let homes = sites(State::is_home);
+    let homes = sites(Stands::is_home);
     // Offered and accepted, and the source has not heard the answer yet: the only way to be home twice.
-    let handed_over = said.iter().any(|(_, state)| {
-        matches!(state, Some(State::Offered { to, epoch, .. })
-            if said.iter().any(|(site, other)| *site == to
-                && matches!(other, Some(State::Settled { epoch: at }) if at == epoch)))
+    let handed_over = records().any(|(_, stands)| {
+        matches!(stands, Stands::Offered { to, epoch }
+            if records().any(|(site, other)| site == to
+                && matches!(other, Stands::Settled { epoch: at } if at == epoch)))
     });
     match homes.len() {
+        0 if said.iter().any(|(_, word)| matches!(word, Word::Unsaid)) => Verdict::Unsaid,
         0 => {
             let all = said.iter().map(|(site, _)| (*site).clone()).collect();
             Verdict::Wrong(all, "no site is his home")
         }
         1 => {
             let moving =
-                sites(|state| !matches!(state, State::Settled { .. } | State::Departed { .. }));
+                sites(|stands| !matches!(stands, Stands::Settled { .. } | Stands::Departed));
             match moving.is_empty() {
                 true => Verdict::AtHome,
                 false => Verdict::InTransit,
@@ -170,6 +173,7 @@ fn verdict(said: &[(&SiteName, Option<&State>)]) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use handoff::record::State;
     use model::{Attempt, Epoch};
 
     use super::*;
@@ -207,12 +211,31 @@ mod tests {
 
     fn of(a: Option<State>, b: Option<State>) -> Verdict {
         let sites: [SiteName; 3] = ["a".into(), "b".into(), "c".into()];
-        let states = [a, b, None];
-        let said: Vec<_> = sites
-            .iter()
-            .zip(states.iter().map(Option::as_ref))
-            .collect();
+        let stands = [a, b, None].map(|state| state.as_ref().map(Stands::from));
+        let words = stands.iter().map(|stands| Word::Said(stands.as_ref()));
+        let said: Vec<_> = sites.iter().zip(words).collect();
         verdict(&said)
+    }
+
+    /// As [`of`], where nobody at b answers.
+    fn alone(a: Option<State>) -> Verdict {
+        let a = a.as_ref().map(Stands::from);
+        let said = [
+            (&"a".into(), Word::Said(a.as_ref())),
+            (&"b".into(), Word::Unsaid),
+        ];
+        verdict(&said)
+    }
+
+    #[test]
+    fn of_whoever_may_live_where_nobody_answers_nothing_is_said() {
+        assert_eq!(alone(settled(1)), Verdict::AtHome);
+        assert_eq!(alone(offered()), Verdict::InTransit);
+        for a in [None, departed(), arriving()] {
+            assert_eq!(alone(a), Verdict::Unsaid);
+        }
+        let lost = Some(State::Lost { epoch: Epoch(3) });
+        assert!(matches!(alone(lost), Verdict::Wrong(..)));
     }
 
     #[test]
