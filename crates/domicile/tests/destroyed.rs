@@ -277,7 +277,7 @@ async fn a_daemon_takes_a_batch_back_only_once_its_link_to_the_target_is_down() 
     let done = resolve(world, config, &carry_out, 0)
         .await
         .with_context(|| beijing.log())?;
-    let done: Value = serde_json::from_str(&done.stdout.lines().last().context("a line")?)?;
+    let done: Value = serde_json::from_str(done.stdout.lines().last().context("a line")?)?;
     assert_eq!(done["users"], 10);
     drop(apply);
     for user in &gone {
