@@ -40,8 +40,12 @@ const FLUSH_BYTES: usize = 4 * 1024 * 1024;
 const UNDER_WAY: usize = 16 * 1024 * 1024;
 
 /// How many parts of the stream may be under way. What comes meanwhile goes together in the next: many small parts would queue on a
-/// long way, with the fence behind them. Fewer than a line carries side by side.
-const SENT_TOGETHER: usize = 12;
+/// long way, with the fence behind them.
+const SENT_TOGETHER: usize = 10;
+
+/// The same for a part with a fence in it, which waits for no answer: else a fence that comes after ten small parts waits for a round trip, its
+/// users closed. With what says that it was passed this is no more than a line carries side by side.
+const SENT_WITH_FENCES: usize = 13;
 
 /// How long the end of the task may take: one transaction at the target.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -97,8 +101,10 @@ impl CatchUp {
             described: HashMap::new(),
             target,
             chunks: survivors,
+            gathered: Gathered::default(),
             under_way: FuturesOrdered::new(),
             under_way_bytes: 0,
+            parts: 0,
             applied: tell,
             slot: slot.to_owned(),
             slot_is_late: planted(Bug::EnrolBeforeSlot),
@@ -171,8 +177,8 @@ impl CatchUp {
 
 /// What was sent to the target, in its order.
 enum Sent {
-    /// Everything of the stream up to here, with so many bytes of changes.
-    Upto(Lsn, usize),
+    /// Everything of the stream up to here, with so many bytes of changes; whether anything went to the target for it.
+    Upto(Lsn, usize, bool),
     /// A spool that is to be drained.
     Drain(oneshot::Sender<()>),
     /// Nothing: somebody waits until everything before is answered.
@@ -189,8 +195,12 @@ struct Follower {
     target: Seat,
     /// The attempts followed, each as it stands once all that is under way is done.
     chunks: HashMap<Attempt, Progress>,
+    /// What the stream has said and was not sent yet.
+    gathered: Gathered,
     under_way: FuturesOrdered<Soon<'static, Result<Sent>>>,
     under_way_bytes: usize,
+    /// Parts of the stream under way.
+    parts: usize,
     applied: watch::Sender<Lsn>,
     slot: String,
     /// Only with the planted bug: the slot is made once the first chunk is copied.
@@ -202,7 +212,8 @@ struct Follower {
 impl Follower {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) -> Result<()> {
         loop {
-            let room = self.under_way_bytes < UNDER_WAY && self.under_way.len() < SENT_TOGETHER;
+            let waiting = self.under_way_bytes + self.gathered.bytes;
+            let room = waiting < UNDER_WAY && self.gathered.bytes < FLUSH_BYTES;
             tokio::select! {
                 // Commands first: whom to follow must be known before what is said of them.
                 biased;
@@ -213,13 +224,19 @@ impl Follower {
                 Some(done) = self.under_way.next() => self.done(done?),
                 said = self.stream.next(), if room && !self.slot_is_late => {
                     let said = said.at(&self.route.source.site, "reading the change stream")?;
-                    let gathered = self.gather(said)?;
+                    self.gather(said)?;
                     // Whoever is told to be followed meanwhile was enrolled after this was read.
                     while let Ok(command) = commands.try_recv() {
                         self.obey(command).await?;
                     }
-                    self.flush(gathered).await?;
                 }
+            }
+            let most = match self.gathered.fenced() {
+                true => SENT_WITH_FENCES,
+                false => SENT_TOGETHER,
+            };
+            if self.gathered.upto.is_some() && self.parts < most {
+                self.flush().await?;
             }
         }
     }
@@ -270,8 +287,9 @@ impl Follower {
     /// Draws the conclusions from what is done at the target.
     fn done(&mut self, sent: Sent) {
         match sent {
-            Sent::Upto(upto, bytes) => {
+            Sent::Upto(upto, bytes, carried) => {
                 self.under_way_bytes -= bytes;
+                self.parts -= usize::from(carried);
                 self.stream.confirm(upto);
                 self.applied.send_modify(|at| *at = (*at).max(upto));
             }
@@ -306,22 +324,24 @@ impl Follower {
         Ok(())
     }
 
-    /// What the stream has ready, up to a bound: applied together.
-    fn gather(&mut self, first: Said) -> Result<Gathered> {
-        let mut gathered = Gathered::default();
-        gathered.add(first);
-        while gathered.bytes < FLUSH_BYTES {
+    /// Takes what the stream has ready, up to a bound: applied together.
+    fn gather(&mut self, first: Said) -> Result<()> {
+        self.gathered.add(first);
+        while self.gathered.bytes < FLUSH_BYTES {
             // Outside the task's budget: at its end what is there would look as if it were not, and every hundred
             // words of the stream would cost a transaction of their own.
             let Some(said) = tokio::task::unconstrained(self.stream.next()).now_or_never() else {
                 break;
             };
-            gathered.add(said.at(&self.route.source.site, "reading the change stream")?);
+            let said = said.at(&self.route.source.site, "reading the change stream")?;
+            self.gathered.add(said);
         }
-        Ok(gathered)
+        Ok(())
     }
 
-    async fn flush(&mut self, gathered: Gathered) -> Result<()> {
+    /// Sends what was gathered.
+    async fn flush(&mut self) -> Result<()> {
+        let gathered = std::mem::take(&mut self.gathered);
         for transaction in &gathered.transactions {
             self.refuse_unfollowable(transaction)?;
             self.refuse_other_columns(transaction)?;
@@ -345,9 +365,11 @@ impl Follower {
         let Some(upto) = gathered.upto else {
             return Ok(());
         };
-        let upto = Sent::Upto(upto, gathered.bytes);
+        let carried = !work.is_empty();
+        let upto = Sent::Upto(upto, gathered.bytes, carried);
         self.under_way_bytes += gathered.bytes;
-        if work.is_empty() {
+        self.parts += usize::from(carried);
+        if !carried {
             // Durable when all before it is.
             self.under_way
                 .push_back(Box::pin(std::future::ready(Ok(upto))));
@@ -441,6 +463,11 @@ struct Gathered {
 }
 
 impl Gathered {
+    /// Whether users are closed until this has come.
+    fn fenced(&self) -> bool {
+        self.transactions.iter().any(|one| !one.marks.is_empty())
+    }
+
     fn add(&mut self, said: Said) {
         match said {
             Said::Committed(transaction) => {
