@@ -93,6 +93,7 @@ impl Hands<'_> {
         users: &[UserKey],
     ) -> Result<Outcome> {
         let (route, source) = (self.route, &self.route.source);
+        self.rehearse().await?;
         let kept_here = self.desk.source.kept();
         let kept = self.reader.kept();
         let asked = Keeping::new(&*self.desk.source, &kept_here);
@@ -213,6 +214,26 @@ impl Hands<'_> {
                 Outcome::Refused { batch, named }
             }
         })
+    }
+
+    /// Before the first batch of these sessions: does at the source what will be done while users are closed, with nobody.
+    async fn rehearse(&mut self) -> Result<()> {
+        let source = &self.route.source;
+        let kept = self.desk.source.kept();
+        if !kept.first("rehearsed") {
+            return Ok(());
+        }
+        let office = &self.offices.departures;
+        fence::rehearse(&mut self.desk.source, &kept, office, source.kind())
+            .await
+            .at(&source.site, "rehearsing a fence")?;
+        let kept = self.reader.kept();
+        let reader = verify::Reader::prepare(&**self.reader, &kept, &source.schema).await;
+        let reader = reader.at(&source.site, "preparing to verify a batch")?;
+        let shape = self.shapes.source();
+        digest(self.route, self.reader, &reader, &[], self.key, shape)
+            .await
+            .map(drop)
     }
 
     /// Whether the stream is so near that a fence will be drained in time.

@@ -118,6 +118,25 @@ pub async fn raise(
     })
 }
 
+/// Asks all that [`raise`] and an offer ask, of nobody, and takes it back: so that what the session has not kept yet, and the server has not
+/// read yet, is not first met while users are closed.
+pub async fn rehearse(
+    session: &mut Client,
+    kept: &Kept,
+    office: &Office,
+    kind: KeyKind,
+) -> Result<()> {
+    let doing = "rehearsing a fence";
+    let tx = session.transaction().await.doing(doing)?;
+    let asked = Keeping::new(&tx, kept);
+    office.hold(&asked).await?;
+    lock_stripes(&asked, kind, &[]).await?;
+    records::lock(&asked, kind, &[]).await?;
+    records::write(&asked, kind, &[], &[], None).await?;
+    mark(&asked, &BatchId::from("")).await.doing(doing)?;
+    tx.rollback().await.doing(doing)
+}
+
 /// Writes the fence's message into the stream, with the transaction.
 async fn mark(tx: &impl Asks, batch: &BatchId) -> Result<u64, tokio_postgres::Error> {
     tx.tell(

@@ -96,6 +96,13 @@ impl Kept {
         Ok(answer)
     }
 
+    /// Whether this is the first time that the session is asked about `what`.
+    pub fn first(&self, what: &str) -> bool {
+        locked(&self.answers)
+            .insert(what.to_owned(), true)
+            .is_none()
+    }
+
     fn held(&self, sql: &str) -> Option<Statement> {
         locked(&self.statements).get(sql).cloned()
     }

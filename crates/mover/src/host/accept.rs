@@ -59,11 +59,15 @@ type To = oneshot::Sender<Result<Answer>>;
 /// could not be applied, with the reasons.
 pub(super) async fn ready(
     visit: &Visit,
-    session: &Session,
+    session: &mut Session,
     attempt: Attempt,
 ) -> Result<Vec<(UserKey, String)>> {
     let target = visit.target();
     let kept = session.kept();
+    if kept.first("rehearsed") {
+        rehearse(visit, session, &kept, attempt).await?;
+    }
+    let session = &*session;
     let asked = Keeping::new(&**session, &kept);
     let (same, stands, reader, spoilt) = tokio::join!(
         visit.look_again(session),
@@ -75,6 +79,43 @@ pub(super) async fn ready(
     stands?;
     reader.at(&target.site, "preparing to verify a batch")?;
     spoilt.at(&target.site, "reading changes that could not be applied")
+}
+
+/// Before the first batch of this session: asks all that an acceptance asks, of nobody, and takes it back. So nothing is first met, by
+/// the session or by the server, while users are closed.
+async fn rehearse(
+    visit: &Visit,
+    session: &mut Session,
+    kept: &Kept,
+    attempt: Attempt,
+) -> Result<()> {
+    let (source, target, service) = (visit.from(), visit.target(), &visit.call.service);
+    let doing = "rehearsing an acceptance";
+    let nobody = Handoff {
+        batch: BatchId::from("rehearsal"),
+        from: source.clone(),
+        attempt,
+        users: Vec::new(),
+    };
+    let tx = transaction(session, target, doing).await?;
+    let looked = look(visit, tx, kept, &nobody, &DigestKey::new([0; 32])).await?;
+    let asked = Keeping::new(&looked.tx, kept);
+    records::write(&asked, target.kind(), &[], &[], None)
+        .await
+        .at(&target.site, doing)?;
+    let decision = Decision::Accepted;
+    decisions::decide(&asked, service, &nobody.batch, source, decision, None)
+        .await
+        .at(&target.site, doing)?;
+    entries::append(&asked, "arrived", json!({}), &[])
+        .await
+        .at(&target.site, doing)?;
+    looked
+        .tx
+        .rollback()
+        .await
+        .map_err(|error| postgres::Error::from_server(doing, error))
+        .at(&target.site, doing)
 }
 
 /// Attends to a handoff: reads what it stands on as soon as the stream has passed its fence, beside the source's own reading,
