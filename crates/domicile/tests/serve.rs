@@ -493,7 +493,7 @@ fn expect_metrics(text: &str) -> Result<()> {
             .filter(|one| !one.is_empty());
         for key in keys.filter_map(|one| one.split('=').next()) {
             ensure!(
-                ["site", "service", "peer", "version"].contains(&key),
+                ["site", "service", "peer", "version", "alert"].contains(&key),
                 "{line}"
             );
         }
