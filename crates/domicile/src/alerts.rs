@@ -8,16 +8,18 @@ use serde::Serialize;
 
 use crate::config::Alerts as Bounds;
 
+const IN_DOUBT: &str = "in_doubt";
+const ARRIVING: &str = "arriving_too_long";
+const REFUSED: &str = "writes_refused";
+const NOT_OPEN: &str = "not_open";
+const UNGUARDED: &str = "guard_missing";
+const WAL: &str = "wal_kept";
+const STANDBY: &str = "standby_not_synchronous";
+const LOST: &str = "lost_users";
+
 /// Every alert there is, as metrics and rules call it.
 pub const NAMES: [&str; 8] = [
-    "in_doubt",
-    "arriving_too_long",
-    "writes_refused",
-    "not_open",
-    "guard_missing",
-    "wal_kept",
-    "standby_not_synchronous",
-    "lost_users",
+    IN_DOUBT, ARRIVING, REFUSED, NOT_OPEN, UNGUARDED, WAL, STANDBY, LOST,
 ];
 
 /// Something that stands still or is open that should not be.
@@ -56,7 +58,7 @@ pub fn judge(seen: &Seen, bounds: &Bounds) -> Vec<Alert> {
     let mut say = |alert, what, mend| found.push(Alert { alert, what, mend });
     if beyond(in_doubt, bounds.in_doubt) {
         say(
-            NAMES[0],
+            IN_DOUBT,
             format!(
                 "{} have waited for their target's answer, the first for {}",
                 users(in_doubt.users),
@@ -68,7 +70,7 @@ pub fn judge(seen: &Seen, bounds: &Bounds) -> Vec<Alert> {
     }
     if beyond(arriving, bounds.arriving) {
         say(
-            NAMES[1],
+            ARRIVING,
             format!(
                 "{} are on their way here, the first for {}",
                 users(arriving.users),
@@ -77,29 +79,22 @@ pub fn judge(seen: &Seen, bounds: &Bounds) -> Vec<Alert> {
             "`domicile status` at the source says where the move stands: let it go on, or `domicile abort` it",
         );
     }
-    let why = |or: &str| door.shut.clone().unwrap_or_else(|| or.to_owned());
-    if !door.open && door.closes {
+    if !door.open {
+        let (alert, so) = match door.closes {
+            true => (REFUSED, "the guard refuses every write"),
+            false => (NOT_OPEN, "nobody moves from here or to here"),
+        };
+        let shut = door.shut.as_deref();
+        let why = shut.unwrap_or("not compared with all peers since the server started");
         say(
-            NAMES[2],
-            format!(
-                "the guard refuses every write: {}",
-                why("not compared with all peers since the server started")
-            ),
-            "bring the peers back: it opens by itself; `domicile guard status`, and, as a last way, `domicile guard open`",
-        );
-    } else if !door.open {
-        say(
-            NAMES[3],
-            format!(
-                "nobody moves from here or to here: {}",
-                why("not compared with all peers since the server started")
-            ),
+            alert,
+            format!("{so}: {why}"),
             "bring the peers back: it opens by itself; `domicile guard status`, and, as a last way, `domicile guard open`",
         );
     }
     if !unguarded.is_empty() {
         say(
-            NAMES[4],
+            UNGUARDED,
             format!(
                 "writes can pass the guard on {}: its triggers are missing, changed or disabled",
                 unguarded.join(", ")
@@ -111,7 +106,7 @@ pub fn judge(seen: &Seen, bounds: &Bounds) -> Vec<Alert> {
         && u128::from(kept) * 100 > u128::from(cap) * u128::from(bounds.wal_percent)
     {
         say(
-            NAMES[5],
+            WAL,
             format!(
                 "the slot keeps back {} MiB of WAL, of {} MiB at which its moves are given up",
                 kept >> 20,
@@ -123,7 +118,7 @@ pub fn judge(seen: &Seen, bounds: &Bounds) -> Vec<Alert> {
     found.extend(standbys(&seen.standbys, bounds));
     if seen.lost > 0 {
         found.push(Alert {
-            alert: NAMES[7],
+            alert: LOST,
             what: format!(
                 "{} came here, and this database has forgotten it: closed",
                 users(seen.lost)
@@ -158,7 +153,7 @@ pub fn standbys(standbys: &Standbys, bounds: &Bounds) -> Option<Alert> {
         return None;
     };
     Some(Alert {
-        alert: NAMES[6],
+        alert: STANDBY,
         what,
         mend,
     })

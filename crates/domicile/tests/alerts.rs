@@ -9,7 +9,7 @@ use std::io::Write as _;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use support::linked::{Linked, met};
+use support::linked::Linked;
 use support::served::Served;
 
 /// The alerts of the one service.
@@ -50,12 +50,7 @@ async fn what_stands_still_is_raised_with_what_to_do_and_over_when_it_is_mended(
         "\n[alerts]\nin_doubt = \"1s\"\nnever_promoted = [\"reports\"]\n"
     )?;
     drop(file);
-    let hold = world.path("hold");
-    let held = linked
-        .serving(1)
-        .env("DOMICILE_HOLD", format!("after-accept={}", hold.display()));
-    let both = [linked.serve(0).await?, linked.serve_as(1, held).await?];
-    met(&both).await?;
+    let (both, hold) = linked.serve_holding("after-accept").await?;
     until(&both[0], &[]).await?;
 
     // Whoever may do everything takes the guard off.

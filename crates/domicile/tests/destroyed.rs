@@ -7,9 +7,9 @@ mod support;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use support::linked::{Linked, met};
+use support::linked::Linked;
 use support::program::Ran;
-use support::{Clusters, PATIENCE, SITES, World};
+use support::{Clusters, PATIENCE, SITES, World, write};
 use testbed::wait_until;
 
 const REASON: &str = "the machine burnt down";
@@ -24,19 +24,6 @@ async fn shop(name: &str) -> Result<(World, Vec<i32>)> {
         assert_eq!(write(&world, 0, *user).await?, "ok");
     }
     Ok((world, gone))
-}
-
-/// What an update of `user` says at `site`: `ok`, or the SQLSTATE.
-async fn write(world: &World, site: usize, user: i32) -> Result<String> {
-    let application = world.application(site).await?;
-    let sql = "UPDATE customer SET first_name = first_name || '!' WHERE customer_id = $1";
-    Ok(match application.execute(sql, &[&user]).await {
-        Ok(1) => "ok".to_owned(),
-        Ok(n) => format!("{n} rows"),
-        Err(error) => error
-            .code()
-            .map_or_else(|| error.to_string(), |code| code.code().to_owned()),
-    })
 }
 
 /// How many writes of `user` stand at `site`.
@@ -70,6 +57,21 @@ async fn configure(world: &World, file: &str, operators: &[(&str, &str)]) -> Res
 async fn resolve(world: &World, config: &str, args: &[&str], code: i32) -> Result<Ran> {
     let all = [&["--config", config, "resolve"], args].concat();
     world.program(&all).run().await?.expect(code)
+}
+
+/// What alice gives to `resolve` to state that singapore is gone.
+fn alice_states(batch: &str) -> [&str; 9] {
+    [
+        batch,
+        "--destroyed",
+        "singapore",
+        "--reason",
+        REASON,
+        "--key",
+        "alice.key",
+        "--statement",
+        "gone",
+    ]
 }
 
 /// The batch that is in doubt at beijing.
@@ -106,17 +108,7 @@ async fn two_operators_take_a_batch_back_from_a_site_that_accepted_it_and_is_gon
     support::wait_for_file(&hold, true).await?;
     let batch = in_doubt(&world).await?;
     let batch = batch.as_str();
-    let first = [
-        batch,
-        "--destroyed",
-        "singapore",
-        "--reason",
-        REASON,
-        "--key",
-        "alice.key",
-        "--statement",
-        "gone",
-    ];
+    let first = alice_states(batch);
     let nobody = resolve(&world, config, &first, 2).await?;
     says(&nobody, "the configuration names 0")?;
     configure(&world, config, &[("alice", &alice), ("bob", &bob)]).await?;
@@ -236,28 +228,13 @@ async fn a_daemon_takes_a_batch_back_only_once_its_link_to_the_target_is_down() 
     let linked = Linked::new(world).await?;
     let (world, config) = (&linked.world, "beijing.toml");
     configure(world, config, &[("alice", &alice), ("bob", &bob)]).await?;
-    let hold = world.path("hold");
-    let held = linked
-        .serving(1)
-        .env("DOMICILE_HOLD", format!("after-accept={}", hold.display()));
-    let both = [linked.serve(0).await?, linked.serve_as(1, held).await?];
-    met(&both).await?;
+    let (both, hold) = linked.serve_holding("after-accept").await?;
     let [beijing, singapore] = both;
     let apply = linked.apply(0).start()?;
     support::wait_for_file(&hold, true).await?;
     let batch = in_doubt(world).await?;
     let batch = batch.as_str();
-    let first = [
-        batch,
-        "--destroyed",
-        "singapore",
-        "--reason",
-        REASON,
-        "--key",
-        "alice.key",
-        "--statement",
-        "gone",
-    ];
+    let first = alice_states(batch);
     resolve(world, config, &first, 0).await?;
     let sign = [batch, "--statement", "gone", "--yes", "--key", "bob.key"];
     resolve(world, config, &sign, 0).await?;

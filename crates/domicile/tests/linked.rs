@@ -60,12 +60,7 @@ async fn a_link_that_is_cut_again_and_again_delays_a_move_and_loses_nothing() ->
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_link_is_down_offered_users_wait_and_no_second_home_appears() -> Result<()> {
     let (linked, movers) = Linked::shop("down_link", 120).await?;
-    let hold = linked.world.path("hold");
-    let held = linked
-        .serving(1)
-        .env("DOMICILE_HOLD", format!("after-accept={}", hold.display()));
-    let both = [linked.serve(0).await?, linked.serve_as(1, held).await?];
-    met(&both).await?;
+    let (both, hold) = linked.serve_holding("after-accept").await?;
     let workload = linked.writers().await?;
     let apply = linked.apply(0).start()?;
     support::wait_for_file(&hold, true).await?;

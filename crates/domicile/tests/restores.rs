@@ -10,7 +10,7 @@ use serde_json::Value;
 use support::linked::Linked;
 use support::program::Ran;
 use support::served::{Served, leads};
-use support::{Clusters, PATIENCE, SITES, World};
+use support::{Clusters, PATIENCE, SITES, World, code, write};
 use testbed::{Backup, wait_until};
 
 /// How a site's database goes back.
@@ -49,24 +49,6 @@ async fn shop(name: &str) -> Result<World> {
     let world = World::shop(clusters, name, 20, &[("CN", 10), ("IN", 10)]).await?;
     world.close_after_restarts().await?;
     Ok(world)
-}
-
-/// What an update of `user` says at `site`: `ok`, or the SQLSTATE.
-async fn write(world: &World, site: usize, user: i32) -> Result<String> {
-    let application = world.application(site).await?;
-    let sql = "UPDATE customer SET first_name = first_name || '!' WHERE customer_id = $1";
-    Ok(match application.execute(sql, &[&user]).await {
-        Ok(1) => "ok".to_owned(),
-        Ok(n) => format!("{n} rows"),
-        Err(error) => code(&error),
-    })
-}
-
-/// The SQLSTATE.
-fn code(error: &tokio_postgres::Error) -> String {
-    error
-        .code()
-        .map_or_else(|| error.to_string(), |code| code.code().to_owned())
 }
 
 fn last(ran: &Ran) -> Result<Value> {

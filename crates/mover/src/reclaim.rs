@@ -12,6 +12,7 @@ use model::{BatchId, SiteName, UserKey};
 use residency::reclaim::{self, Standing};
 use residency::records::{self, Change};
 use residency::{entries, tidings};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -40,7 +41,7 @@ pub struct Claim {
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reclaimed {
     /// Users who live here again.
     pub users: u64,

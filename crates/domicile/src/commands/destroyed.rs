@@ -3,6 +3,7 @@
 //! The first makes the statement and signs it, the second signs it, and whoever has it can then have it carried out: by this process
 //! where it reaches all databases, else by the daemon of the site that offered the batch.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
@@ -95,7 +96,8 @@ async fn state(
     if target != *destroyed {
         return Err(Failure::usage(format_args!(
             "{batch} was offered to {target}, not to {destroyed}"
-        )));
+        ))
+        .mend("`domicile status` names the batches in doubt, and where they went"));
     }
     refuse_reached(config, &place.service, destroyed).await?;
     let cannot = || {
@@ -189,12 +191,7 @@ fn countersign(
         );
     }
     let form = Form::of_stdout(args.json.json);
-    if form != Form::Json {
-        show(&render_statement(
-            &Shown::of(&signed, &signers, file),
-            Form::Plain,
-        ))?;
-    }
+    before_asking(&signed, &signers, file, form)?;
     let question = format!(
         "Sign, as {name}, that {} is destroyed for good?",
         signed.statement().destroyed
@@ -215,12 +212,7 @@ async fn carry_out(config: &Config, batch: &BatchId, file: &Path, args: &cli::Re
         .enough(&config.operators)
         .map_err(|doubt| doubtful(&doubt, file))?;
     let form = Form::of_stdout(args.json.json);
-    if form != Form::Json {
-        show(&render_statement(
-            &Shown::of(&signed, &signers, file),
-            Form::Plain,
-        ))?;
-    }
+    before_asking(&signed, &signers, file, form)?;
     let statement = signed.statement();
     let question = format!(
         "Open the users of {batch} at {} again? If {} lives, they may be written at two sites",
@@ -237,9 +229,6 @@ async fn carry_out(config: &Config, batch: &BatchId, file: &Path, args: &cli::Re
         }
         false => by_this_process(config, &signed).await?,
     };
-    if !by_daemons(config) {
-        ledgers::seal::after(config).await;
-    }
     show(&render_reclaimed(statement, &reclaimed, form))?;
     Ok(Exit::Done)
 }
@@ -254,7 +243,9 @@ async fn by_this_process(config: &Config, signed: &Signed) -> Outcome<Reclaimed>
     for peer in claimed.others(config)? {
         tellers.push(near(name, service, &peer).await?);
     }
-    claimed.carry_out(&end(service, &home)?, &tellers).await
+    let reclaimed = claimed.carry_out(&end(service, &home)?, &tellers).await?;
+    ledgers::seal::after(config).await;
+    Ok(reclaimed)
 }
 
 async fn near(name: &ServiceName, service: &Service, peer: &SiteName) -> Outcome<Arc<dyn Teller>> {
@@ -336,7 +327,7 @@ impl Claimed {
 }
 
 /// The pins of those who signed: no names, for the ledger.
-fn pins(operators: &Operators, signers: &std::collections::BTreeSet<String>) -> Vec<String> {
+fn pins(operators: &Operators, signers: &BTreeSet<String>) -> Vec<String> {
     let keys = signers.iter().filter_map(|name| operators.get(name));
     keys.map(|key| key.pin().to_string()).collect()
 }
@@ -415,6 +406,22 @@ fn replace(file: &Path, signed: &Signed) -> Outcome<()> {
     let new = Path::new(&name);
     create(new, signed)?;
     fs::rename(new, file).or_fail(Exit::Usage, || format!("cannot write {}", file.display()))
+}
+
+/// What is about to be asked about: for people.
+fn before_asking(
+    signed: &Signed,
+    signers: &BTreeSet<String>,
+    file: &Path,
+    form: Form,
+) -> Outcome<()> {
+    match form {
+        Form::Json => Ok(()),
+        _ => show(&render_statement(
+            &Shown::of(signed, signers, file),
+            Form::Plain,
+        )),
+    }
 }
 
 fn shown(config: &Config, signed: &Signed, file: &Path, form: Form) -> Outcome {

@@ -115,8 +115,7 @@ impl Asked {
         let wanted = reclaiming::Wanted {
             statement: statement.to_owned(),
         };
-        let told: reclaiming::Told = self.question("/reclaim", &wanted).await?;
-        Ok(told.into())
+        self.question("/reclaim", &wanted).await
     }
 
     /// Has it done, and passes on what it tells until it has ended. The daemon goes on where this process ends.

@@ -230,20 +230,6 @@ impl OwnRecords {
     }
 }
 
-impl OwnRecords {
-    async fn bar_it(
-        &self,
-        service: &ServiceName,
-        gone: &SiteName,
-        round: i64,
-    ) -> Result<i64, Told> {
-        self.reception.end(gone, service);
-        let session = self.open(service, "settle").await?;
-        let barred = compare::bar(&session, &self.site, gone, round).await;
-        barred.map_err(|error| Told::of(&error, &self.site))
-    }
-}
-
 impl Tells for OwnRecords {
     fn bar<'a>(
         &'a self,
@@ -258,7 +244,7 @@ impl Tells for OwnRecords {
             }
             let link = self.view.peer(gone);
             if *gone == self.site || link.is_some_and(|link| link.session().is_some()) {
-                tracing::error!(%service, %from, %gone, "a peer says that this site is destroyed, and it is not");
+                tracing::error!(%service, %from, %gone, "a peer says that a site is destroyed, and it is not");
                 return Err(Told::Other {
                     site: self.site.clone(),
                     what: format!(
@@ -270,7 +256,10 @@ impl Tells for OwnRecords {
                 });
             }
             tracing::warn!(%service, %from, %gone, round, "a peer takes users back from a site that is destroyed");
-            self.bar_it(service, gone, round).await
+            self.reception.end(gone, service);
+            let session = self.open(service, "settle").await?;
+            let barred = compare::bar(&session, &self.site, gone, round).await;
+            barred.map_err(|error| Told::of(&error, &self.site))
         })
     }
 

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ask::Asked;
 use super::departures::Failed;
+use super::linked;
 use super::told;
 use crate::commands::apply::failure;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::Outcome;
 
 /// A batch, and the site that it went to.
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,13 +51,7 @@ async fn held(view: &View, wanted: Wanted) -> Outcome<bool> {
         batch,
         target,
     } = wanted;
-    let Some(peer) = view.peer(&target) else {
-        return Err(Failure::new(
-            Exit::Unreached,
-            anyhow::anyhow!("{service}: this daemon has no link to {target}"),
-        )
-        .mend("ask the daemon that leads: `GET /status` of each says which"));
-    };
+    let peer = linked(view, &service, &target)?;
     let asked = Asker::new(peer, service.clone()).holds(batch).await;
     asked.map_err(|error| failure(error, format!("{service}: asking {target} what it holds")))
 }

@@ -22,8 +22,8 @@ mod vouched;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::daemon::Daemon;
-use model::SiteName;
+use ::daemon::{Daemon, View};
+use model::{ServiceName, SiteName};
 use mover::failure::{Failure as Told, for_others};
 use remote::{Questions, Reception, Telling};
 
@@ -33,7 +33,7 @@ pub use holding::ByDaemon;
 pub use verifying::Peer;
 
 use crate::config::{Config, ConfigError, scrub};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure, Outcome};
 use alarms::{Alarms, Raised};
 use answers::SiteAnswers;
 use comparing::{Comparing, OwnRecords};
@@ -91,6 +91,17 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .routes(reclaiming)
 }
 
+/// The link to `site`, for a question about `name`.
+fn linked(view: &View, name: &ServiceName, site: &SiteName) -> Outcome<link::Peer> {
+    view.peer(site).ok_or_else(|| {
+        Failure::new(
+            Exit::Unreached,
+            anyhow::anyhow!("{name}: this daemon has no link to {site}"),
+        )
+        .mend("ask the daemon that leads: `GET /status` of each says which")
+    })
+}
+
 /// A failure in words, for a log.
 fn told(failure: &Failure) -> String {
     scrub(&format!("{:#}", failure.error))
@@ -127,7 +138,7 @@ mod tests {
     use postgres::connect::ConnectError;
 
     use super::*;
-    use crate::exit::{Exit, OrFail as _};
+    use crate::exit::OrFail as _;
 
     const CONFIG: &str = r#"
         [site.beijing]

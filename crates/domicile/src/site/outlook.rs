@@ -15,6 +15,7 @@ use residency::policy::{self, Refusal};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use super::linked;
 use super::route::look;
 use crate::commands::apply::failure;
 use crate::commands::homes::Home;
@@ -125,7 +126,7 @@ impl Outlook {
         let (site, why) = match standing(name, &home, phase).await? {
             Err(why) => (&self.site, Some(why)),
             Ok(version) => {
-                let asker = Asker::new(self.peer(name, to)?, name.clone());
+                let asker = Asker::new(linked(&self.view, name, to)?, name.clone());
                 let refused = asker.permits(phase, &version).await;
                 let refused = refused.map_err(|error| {
                     failure(error, format!("{name}: asking {to} for its policy"))
@@ -148,7 +149,7 @@ impl Outlook {
         from: &SiteName,
         phase: Option<String>,
     ) -> Outcome<Vec<Arrivals>> {
-        let asker = Asker::new(self.peer(name, from)?, name.clone());
+        let asker = Asker::new(linked(&self.view, name, from)?, name.clone());
         let coming = asker.coming(phase).await;
         let coming = coming
             .map_err(|error| failure(error, format!("{name}: asking {from} who comes here")))?;
@@ -160,15 +161,6 @@ impl Outlook {
             users: coming.users,
         });
         Ok(arrivals.collect())
-    }
-
-    fn peer(&self, name: &ServiceName, site: &SiteName) -> Outcome<link::Peer> {
-        self.view.peer(site).ok_or_else(|| {
-            Failure::new(
-                Exit::Unreached,
-                anyhow::anyhow!("{name}: this daemon has no link to {site}"),
-            )
-        })
     }
 }
 

@@ -15,6 +15,7 @@ use remote::Distant;
 use serde::{Deserialize, Serialize};
 
 use super::departures::Failed;
+use super::linked;
 use crate::commands::destroyed::Claimed;
 use crate::commands::homes::Home;
 use crate::commands::routes::end;
@@ -27,22 +28,6 @@ pub(super) struct Wanted {
     pub(super) statement: String,
 }
 
-/// What came of it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Told {
-    users: u64,
-    elsewhere: u64,
-}
-
-impl From<Told> for Reclaimed {
-    fn from(told: Told) -> Self {
-        Self {
-            users: told.users,
-            elsewhere: told.elsewhere,
-        }
-    }
-}
-
 /// This site, and its links.
 struct Here {
     config: Arc<Config>,
@@ -50,7 +35,7 @@ struct Here {
     view: View,
 }
 
-/// `POST /reclaim`, answered with [`Told`], or refused with a [`Failed`]. The statement is judged by the configuration of the daemon, not of whoever asks.
+/// `POST /reclaim`, answered with [`Reclaimed`], or refused with a [`Failed`]. The statement is judged by the configuration of the daemon, not of whoever asks.
 pub(super) fn routes(config: Arc<Config>, site: SiteName, view: View) -> Router {
     let here = Arc::new(Here { config, site, view });
     Router::new()
@@ -62,7 +47,7 @@ async fn reclaim(State(here): State<Arc<Here>>, Json(wanted): Json<Wanted>) -> R
     // Carried to its end, whether or not somebody still listens.
     let done = tokio::spawn(async move { here.reclaim(&wanted.statement).await }).await;
     match done {
-        Ok(Ok(Reclaimed { users, elsewhere })) => Json(Told { users, elsewhere }).into_response(),
+        Ok(Ok(reclaimed)) => Json(reclaimed).into_response(),
         Ok(Err(failure)) => (StatusCode::CONFLICT, Json(Failed::from(failure))).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
@@ -72,13 +57,19 @@ async fn reclaim(State(here): State<Arc<Here>>, Json(wanted): Json<Wanted>) -> R
 
 impl Here {
     async fn reclaim(&self, statement: &str) -> Outcome<Reclaimed> {
-        let signed = Signed::parse(statement)
-            .map_err(|_| Failure::usage("the daemon of the site reads no statement in that"))?;
+        let signed = Signed::parse(statement).map_err(|_| {
+            Failure::usage("the daemon of the site reads no statement in that")
+                .mend("its program must be of the version of this one")
+        })?;
         let claimed = Claimed::verify(&self.config, &signed)?;
         let (name, gone) = (&claimed.service, &claimed.claim.destroyed);
         if claimed.source != self.site {
             return Err(Failure::usage(format_args!(
                 "{name}: the batch is {}'s to take back",
+                claimed.source
+            ))
+            .mend(format!(
+                "run it where the daemon of {} runs",
                 claimed.source
             )));
         }
@@ -104,15 +95,11 @@ impl Here {
         }
         let mut tellers: Vec<Arc<dyn Teller>> = Vec::new();
         for peer in claimed.others(&self.config)? {
-            let Some(link) = self.view.peer(&peer) else {
-                return Err(Failure::new(
-                    Exit::Unreached,
-                    anyhow::anyhow!("{name}: {} has no link to {peer}", self.site),
-                )
-                .mend(format!(
+            let link = linked(&self.view, name, &peer).map_err(|failure| {
+                failure.mend(format!(
                     "every other site has to be heard, as the destroyed one may have handed users on: bring {peer} back"
-                )));
-            };
+                ))
+            })?;
             tellers.push(Arc::new(Distant::new(link, name.clone())));
         }
         let service = self.config.service(name)?;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ask::Asked;
 use super::departures::Failed;
+use super::linked;
 use crate::commands::apply::failure;
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -39,13 +40,7 @@ async fn verify(State(view): State<View>, Json(wanted): Json<Wanted>) -> Respons
 
 async fn said(view: &View, wanted: Wanted) -> Outcome<Said> {
     let Wanted { service, peer, ask } = wanted;
-    let Some(link) = view.peer(&peer) else {
-        return Err(Failure::new(
-            Exit::Unreached,
-            anyhow::anyhow!("{service}: this daemon has no link to {peer}"),
-        )
-        .mend("ask the daemon that leads: `GET /status` of each says which"));
-    };
+    let link = linked(view, &service, &peer)?;
     let said = Asker::new(link, service.clone()).audit(ask).await;
     said.map_err(|error| failure(error, format!("{service}: asking {peer} what it knows")))
 }

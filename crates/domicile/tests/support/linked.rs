@@ -1,5 +1,6 @@
 //! Two sites with daemons and a link between them, each with a configuration of its own that knows its own database alone.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -113,6 +114,17 @@ impl Linked {
         self.world
             .program(&["--config", &file(site), "serve", "--site", SITES[site]])
             .env("RUST_LOG", "info,mover=debug")
+    }
+
+    /// Starts both daemons, which see each other; singapore's is held at `point` as long as the file that is returned stands.
+    pub async fn serve_holding(&self, point: &str) -> Result<([Served; 2], PathBuf)> {
+        let hold = self.world.path("hold");
+        let held = self
+            .serving(1)
+            .env("DOMICILE_HOLD", format!("{point}={}", hold.display()));
+        let both = [self.serve(0).await?, self.serve_as(1, held).await?];
+        met(&both).await?;
+        Ok((both, hold))
     }
 
     /// Starts the daemon of a site.

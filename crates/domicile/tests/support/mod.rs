@@ -547,3 +547,21 @@ pub async fn connect(url: &str) -> Result<Client> {
     tokio::spawn(connection);
     Ok(client)
 }
+
+/// What an update of `user` says at `site`: `ok`, or the SQLSTATE.
+pub async fn write(world: &World, site: usize, user: i32) -> Result<String> {
+    let application = world.application(site).await?;
+    let sql = "UPDATE customer SET first_name = first_name || '!' WHERE customer_id = $1";
+    Ok(match application.execute(sql, &[&user]).await {
+        Ok(1) => "ok".to_owned(),
+        Ok(n) => format!("{n} rows"),
+        Err(error) => code(&error),
+    })
+}
+
+/// The SQLSTATE.
+pub fn code(error: &tokio_postgres::Error) -> String {
+    error
+        .code()
+        .map_or_else(|| error.to_string(), |code| code.code().to_owned())
+}
