@@ -20,7 +20,7 @@ use crate::inbox::{Inbox, WAITING_MAX};
 use crate::listen::{Door, listen};
 use crate::peer::Peer;
 use crate::shared::Shared;
-use crate::tls::Tls;
+use crate::tls::{ALPN, Tls};
 use crate::trust::Trusted;
 use crate::{Identity, Pin, Pins};
 
@@ -171,7 +171,8 @@ impl Endpoint {
         let listening = listener.as_ref().and_then(|bound| bound.local_addr().ok());
         let pins = settings.peers.iter();
         let trusted = Trusted::new(pins.map(|peer| (peer.site.clone(), peer.pins.clone())));
-        let tls = Arc::new(Tls::new(settings.site.clone(), settings.identity, trusted));
+        let (site, identity) = (settings.site.clone(), settings.identity);
+        let tls = Arc::new(Tls::new(site, identity, trusted, ALPN));
         let life: u64 = rand::rng().random();
         let names = Arc::new(AtomicU64::new(rand::rng().random()));
         let refused = Arc::new(AtomicU64::new(0));

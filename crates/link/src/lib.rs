@@ -29,6 +29,7 @@ mod message;
 mod peer;
 mod pin;
 mod receiving;
+mod sealed;
 mod sending;
 mod shared;
 mod socket;
@@ -48,6 +49,7 @@ pub use pin::{Pins, PinsError};
 
 pub use model::pin::{NotAPin, Pin};
 pub use receiving::Receiving;
+pub use sealed::Sealed;
 pub use sending::Sending;
 pub use shared::TRANSFERS_MAX;
 pub use transfer::{TransferError, TransferId};

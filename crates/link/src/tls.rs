@@ -18,8 +18,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use crate::trust::{Side, Trusted, Verifier};
 use crate::{Identity, certificate};
 
-/// What is spoken inside; both sides must name it.
+/// What is spoken inside; both sides must name it, and the same.
 pub(crate) const ALPN: &[u8] = b"domicile-link/1";
+/// HTTP between the sites' gateways.
+pub(crate) const HTTP: &[u8] = b"domicile-http/1";
 
 /// A site as it appears to others.
 #[derive(Debug)]
@@ -27,14 +29,21 @@ pub(crate) struct Tls {
     site: SiteName,
     identity: Identity,
     trusted: Trusted,
+    protocol: &'static [u8],
 }
 
 impl Tls {
-    pub fn new(site: SiteName, identity: Identity, trusted: Trusted) -> Self {
+    pub fn new(
+        site: SiteName,
+        identity: Identity,
+        trusted: Trusted,
+        protocol: &'static [u8],
+    ) -> Self {
         Self {
             site,
             identity,
             trusted,
+            protocol,
         }
     }
 
@@ -67,8 +76,11 @@ impl Tls {
     fn speaker(&self, stream: &TlsStream<TcpStream>, side: Side) -> io::Result<SiteName> {
         let (_, session) = stream.get_ref();
         // `rustls` refuses another protocol, but lets a peer pass that names none.
-        if session.alpn_protocol() != Some(ALPN) {
-            return Err(io::Error::other("the peer does not speak domicile-link/1"));
+        if session.alpn_protocol() != Some(self.protocol) {
+            let wanted = String::from_utf8_lossy(self.protocol);
+            return Err(io::Error::other(format!(
+                "the peer does not speak {wanted}"
+            )));
         }
         let shown: &[CertificateDer<'_>] = session.peer_certificates().unwrap_or_default();
         let Some((first, further)) = shown.split_first() else {
@@ -94,7 +106,7 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(self.shown()?);
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![self.protocol.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         config.enable_early_data = false;
@@ -108,7 +120,7 @@ impl Tls {
             .map_err(io::Error::other)?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(self.shown()?);
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![self.protocol.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
