@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use model::table::quote;
+use tokio::sync::watch;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
@@ -92,7 +94,17 @@ pub struct Session {
     place: String,
     unconfirmed: Arc<AtomicU64>,
     kept: Arc<Kept>,
+    bell: Bell,
 }
+
+/// Rings at every notification that a session hears, and when the session is lost. Clones ring each for itself.
+#[derive(Clone, Debug)]
+pub struct Bell(watch::Receiver<u64>);
+
+/// The session, and with it its [`Bell`], is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the session that listened is lost")]
+pub struct Lost;
 
 /// Opens a session as `application_name` `domicile <purpose>`.
 ///
@@ -149,6 +161,33 @@ impl Session {
     pub fn unconfirmed_commits(&self) -> u64 {
         self.unconfirmed.load(Ordering::SeqCst)
     }
+
+    /// Listens to the notifications of `channel`, too, from now on. What was committed before is not heard: look once, then wait.
+    ///
+    /// # Errors
+    /// Where the server does not take it, or the session is lost.
+    pub async fn listen(&self, channel: &str) -> Result<Bell, tokio_postgres::Error> {
+        let listen = format!("LISTEN {}", quote(channel));
+        self.client.batch_execute(&listen).await?;
+        Ok(self.bell.clone())
+    }
+}
+
+// === impl Bell ===
+
+impl Bell {
+    /// Takes what rang until now as heard. To be called before a look: what rings during it counts.
+    pub fn hush(&mut self) {
+        self.0.mark_unchanged();
+    }
+
+    /// Waits until it rings. A notification is a hint: whoever waits looks again after a bounded time, too.
+    ///
+    /// # Errors
+    /// The session is lost: it will never ring again.
+    pub async fn rung(&mut self) -> Result<(), Lost> {
+        self.0.changed().await.map_err(|_| Lost)
+    }
 }
 
 impl Deref for Session {
@@ -185,14 +224,22 @@ async fn open(config: &Config, place: String) -> Result<Session, ConnectError> {
         return Err(ConnectError::TooOld { place, version });
     }
     let unconfirmed = Arc::new(AtomicU64::new(0));
+    // The task has the only sender: when the connection ends, whoever waits for a notification wakes.
+    let (rings, bell) = watch::channel(0);
     // Owned by the client: the connection ends, and the task with it, when the client is dropped.
-    tokio::spawn(drive(connection, Arc::clone(&unconfirmed), place.clone()));
+    tokio::spawn(drive(
+        connection,
+        Arc::clone(&unconfirmed),
+        rings,
+        place.clone(),
+    ));
     match client.batch_execute(SESSION_SETTINGS).await {
         Ok(()) => Ok(Session {
             client,
             place,
             unconfirmed,
             kept: Arc::default(),
+            bell: Bell(bell),
         }),
         Err(source) => Err(ConnectError::Settings { place, source }),
     }
@@ -208,6 +255,7 @@ fn too_old(version: &&str) -> bool {
 async fn drive(
     mut connection: Connection<Socket, tokio_postgres::tls::NoTlsStream>,
     unconfirmed: Arc<AtomicU64>,
+    rings: watch::Sender<u64>,
     place: String,
 ) {
     while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
@@ -218,6 +266,7 @@ async fn drive(
                     tracing::warn!(%place, "a commit returned without its standbys' word");
                 }
             }
+            Ok(AsyncMessage::Notification(_)) => rings.send_modify(|rung| *rung += 1),
             Ok(_) => {}
             // Whoever waits for an answer gets the error; here it would be told a second time.
             Err(error) => {

@@ -48,6 +48,9 @@ pub enum Error {
         /// The bound.
         milliseconds: u64,
     },
+    /// The gateways' door does not stand as the fence was told: a gateway has registered meanwhile, or the door was opened.
+    #[error("the gateways' door did not stay closed until the fence")]
+    DoorOpen,
     /// Transactions that began before the enrolment did not end in time.
     #[error("the enrolment barrier timed out: {}", .blockers.join("; "))]
     BarrierTimeout {

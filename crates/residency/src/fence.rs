@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
+use crate::closings::{self, GATE};
 use crate::error::Doing;
 use crate::kept::{Asks, Keeping, Kept};
 use crate::office::Office;
@@ -27,6 +28,50 @@ pub struct Fenced {
     pub took: Duration,
 }
 
+/// How the gateways' door stands before a fence. The fence's own transaction makes sure that it stays so until the commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// No gateway was registered when one looked. One that registers now waits for the commit, and then finds the fence; one
+    /// that has since is not gone past.
+    Unattended,
+    /// Closed by [`closings::close`], under the fence's batch, and every gateway has said so. Who opens it waits for the commit.
+    Closed,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Keeps gateways from registering until the transaction ends, where none stands.
+    async fn enter(self, tx: &impl Asks) -> Result<()> {
+        if self == Self::Unattended {
+            tx.ask(
+                &format!("SELECT pg_advisory_xact_lock_shared({LOCK_CLASS}, {GATE})"),
+                &[],
+            )
+            .await
+            .doing("keeping gateways out")?;
+        }
+        Ok(())
+    }
+
+    /// Whether it stands as it says. A statement after [`enter`](Self::enter)'s, so that it sees what was committed before that lock was had.
+    async fn stands(self, tx: &impl Asks, batch: &BatchId) -> Result<bool> {
+        match self {
+            Self::Unattended => closings::attended(tx).await.map(|attended| !attended),
+            Self::Closed => {
+                let shut = tx
+                    .ask(
+                        "SELECT FROM domicile.closing WHERE batch = $1 AND opened_at IS NULL FOR SHARE",
+                        &[(&batch.as_str(), Type::TEXT)],
+                    )
+                    .await
+                    .doing("holding the gateways' door")?;
+                Ok(!shut.is_empty())
+            }
+        }
+    }
+}
+
 /// Whom a fence closes, and as what.
 #[derive(Clone, Copy, Debug)]
 pub struct Closed<'a> {
@@ -36,6 +81,8 @@ pub struct Closed<'a> {
     pub attempt: Attempt,
     /// The batch that they become.
     pub batch: &'a BatchId,
+    /// How the gateways' door stands.
+    pub gate: Gate,
 }
 
 /// Raises the fence, by statements that `session` has `kept`. Waits in the lock's queue behind the writers that
@@ -43,7 +90,8 @@ pub struct Closed<'a> {
 /// are not held for longer than that.
 ///
 /// # Errors
-/// [`Error::FenceTimeout`]: writers are still open; come again after a pause.
+/// [`Error::FenceTimeout`]: writers are still open; come again after a pause. [`Error::DoorOpen`]: a gateway has registered meanwhile, or the
+/// door was opened; close it first.
 pub async fn raise(
     session: &mut Client,
     kept: &Kept,
@@ -56,6 +104,7 @@ pub async fn raise(
         users,
         attempt,
         batch,
+        gate,
     } = closed;
     let started = Instant::now();
     let timed_out = |error: Error| match error.sqlstate() {
@@ -74,15 +123,21 @@ pub async fn raise(
     // Sent together; the server takes them in this order, each a statement with a snapshot of its own: the records are
     // read when the stripes are ours, and not before. A time-out of the wait fails what follows it too, so the first
     // error is the one that counts.
-    let (held, bounded, locked, records) = tokio::join!(
+    let (held, bounded, entered, stands, locked, records) = tokio::join!(
         biased;
         office.hold(&asked),
         tx.batch_execute(&bound),
+        gate.enter(&asked),
+        gate.stands(&asked, batch),
         lock_stripes(&asked, kind, &keys),
         records::lock(&asked, kind, users),
     );
     held.map_err(timed_out)?;
     bounded.doing("bounding the fence")?;
+    entered.map_err(timed_out)?;
+    if !stands.map_err(timed_out)? {
+        return Err(Error::DoorOpen);
+    }
     locked.map_err(timed_out)?;
     let records = records.map_err(timed_out)?;
     let changes: Vec<Change> = users
@@ -130,6 +185,10 @@ pub async fn rehearse(
     let tx = session.transaction().await.doing(doing)?;
     let asked = Keeping::new(&tx, kept);
     office.hold(&asked).await?;
+    for gate in [Gate::Unattended, Gate::Closed] {
+        gate.enter(&asked).await?;
+        gate.stands(&asked, &BatchId::from("")).await?;
+    }
     lock_stripes(&asked, kind, &[]).await?;
     records::lock(&asked, kind, &[]).await?;
     records::write(&asked, kind, &[], &[], None).await?;

@@ -31,7 +31,7 @@ pub const TRIGGER: &str = "DOMICILE_GUARD";
 pub const TRUNCATE_TRIGGER: &str = "DOMICILE_GUARD_TRUNCATE";
 /// The prefix of the logical messages that name a changed row's owner.
 pub const ROW_MESSAGE: &str = "domicile.row";
-/// SQLSTATE of "not here": DETAIL is `{"home": site, "epoch": n}`.
+/// SQLSTATE of "not here": DETAIL is `{"home": site, "epoch": n, "nonce": text}`.
 pub const NOT_HERE: &str = "DM421";
 /// SQLSTATE of "this market may not be written here".
 pub const PINNED: &str = "DM403";
@@ -45,6 +45,9 @@ pub const CLOSED: &str = "DM503";
 /// brought along does not count.
 pub(crate) const OPEN: &str = "EXISTS (SELECT FROM domicile.open AS o \
      WHERE o.since = pg_postmaster_start_time() AND o.relation = o.tableoid AND o.compared)";
+
+/// The site's nonce, in a query: with it an application shows its gateway that the guard refused, and that it did so here.
+pub(crate) const NONCE: &str = "(SELECT h.nonce FROM domicile.home AS h)";
 
 /// What the guard of one home database needs to know beyond its tables.
 #[derive(Clone, Debug)]
@@ -157,7 +160,7 @@ BEGIN
     END IF;
     IF r.state IS NULL THEN
         RAISE EXCEPTION 'the user does not live at this site' USING ERRCODE = '{NOT_HERE}',
-            DETAIL = jsonb_build_object('home', {origin}, 'epoch', 0)::text;
+            DETAIL = jsonb_build_object('home', {origin}, 'epoch', 0, 'nonce', {NONCE})::text;
     END IF;
     IF r.state = 'moving' THEN
         {lock}
@@ -165,13 +168,14 @@ BEGIN
     IF r.state = 'settled' THEN
         RETURN NULL;
     ELSIF r.state IN ('fenced', 'offered') THEN
-        RAISE EXCEPTION 'the user is changing home; try again' USING ERRCODE = '40001';
+        RAISE EXCEPTION 'the user is changing home; try again' USING ERRCODE = '40001',
+            DETAIL = jsonb_build_object('nonce', {NONCE})::text;
     ELSIF r.state = 'lost' THEN
         RAISE EXCEPTION 'the user is closed until an operator resolves what a restore lost'
             USING ERRCODE = 'DM423';
     END IF;
     RAISE EXCEPTION 'the user does not live at this site' USING ERRCODE = '{NOT_HERE}',
-        DETAIL = jsonb_build_object('home', coalesce(r.peer, {origin}), 'epoch', r.epoch)::text;
+        DETAIL = jsonb_build_object('home', coalesce(r.peer, {origin}), 'epoch', r.epoch, 'nonce', {NONCE})::text;
 END $admit$;
 
 -- Refuses a row that belongs to another one which is not here, where no foreign key does: once users have left, it may
@@ -181,14 +185,14 @@ CREATE OR REPLACE FUNCTION domicile.adrift() RETURNS void LANGUAGE plpgsql SECUR
 BEGIN
     IF NOT {is_origin} OR EXISTS (SELECT 1 FROM domicile.resident AS d WHERE d.state = 'departed') THEN
         RAISE EXCEPTION 'the row that this one belongs to is not at this site' USING ERRCODE = '{NOT_HERE}',
-            DETAIL = jsonb_build_object('home', {origin}, 'epoch', 0)::text;
+            DETAIL = jsonb_build_object('home', {origin}, 'epoch', 0, 'nonce', {NONCE})::text;
     END IF;
 END $adrift$;
 
 -- For an application whose statement a foreign key refused: where does the user live, as far as known here?
 CREATE OR REPLACE FUNCTION domicile.where_is(k {key}) RETURNS jsonb LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS $where$
-    SELECT coalesce(
+    SELECT jsonb_build_object('nonce', h.nonce) || coalesce(
         (SELECT jsonb_build_object('state', d.state, 'epoch', d.epoch, 'home',
              CASE WHEN d.state IN ('settled', 'moving', 'fenced', 'offered') THEN h.site ELSE d.peer END)
          FROM domicile.resident AS d WHERE d.user_key = k),

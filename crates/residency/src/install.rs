@@ -17,7 +17,7 @@ use crate::guard::{self, Terms};
 use crate::{Error, Result, audit, door, need, policy, schema, watch};
 
 /// The version of the tables that this program creates.
-pub const VERSION: i32 = 6;
+pub const VERSION: i32 = 7;
 
 /// How long attaching a trigger may wait for the application's open transactions before it lets others pass.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -336,7 +336,8 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
     let mut sql = format!(
         "GRANT USAGE ON SCHEMA domicile TO {mover};
          GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA domicile TO {mover};
-         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside, domicile.salt, domicile.erasing, domicile.open TO {mover};
+         GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside, domicile.salt, domicile.erasing, domicile.open,
+             domicile.gateway, domicile.closing, domicile.closed TO {mover};
          REVOKE UPDATE ON {append_only} FROM {mover};
          -- What it asks, it cannot answer.
          REVOKE INSERT, UPDATE ON domicile.policy, domicile.pinned FROM {mover};

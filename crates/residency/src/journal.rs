@@ -130,6 +130,18 @@ pub async fn begin_move(tx: &impl GenericClient, purpose: &Purpose) -> Result<(M
     Ok((move_row(&row), false))
 }
 
+/// The phases of which a move has begun here.
+pub async fn phases(session: &impl GenericClient) -> Result<Vec<String>> {
+    let rows = session
+        .query(
+            "SELECT DISTINCT phase FROM domicile.move WHERE phase IS NOT NULL",
+            &[],
+        )
+        .await
+        .doing("reading how far the programme has come")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Ends a move.
 pub async fn end_move(tx: &impl GenericClient, id: &MoveId, state: &str) -> Result<()> {
     tx.execute(

@@ -5,12 +5,14 @@
 
 pub mod audit;
 pub mod barrier;
+pub mod closings;
 pub mod decisions;
 pub mod door;
 pub mod entries;
 pub mod erasures;
 mod error;
 pub mod fence;
+pub mod gateways;
 pub mod guard;
 pub mod inbound;
 pub mod install;

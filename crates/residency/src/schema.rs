@@ -36,6 +36,14 @@ DO $$ BEGIN
     END IF;
 END $$;
 COMMENT ON COLUMN domicile.home.shut IS 'Why the site was closed by hand: until somebody opens it nothing else does.';
+-- Of version 7. Made here and never again, so that it stays the same however often this runs.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'domicile.home'::regclass AND attname = 'nonce') THEN
+        ALTER TABLE domicile.home ADD COLUMN nonce text NOT NULL DEFAULT replace(gen_random_uuid()::text, '-', '');
+    END IF;
+END $$;
+COMMENT ON COLUMN domicile.home.nonce IS
+    'What the guard shows with a refusal: whoever repeats it to the gateway was refused here, and made nothing up.';
 
 CREATE TABLE IF NOT EXISTS domicile.resident (
     user_key {key} PRIMARY KEY,
@@ -108,6 +116,39 @@ CREATE UNLOGGED TABLE IF NOT EXISTS domicile.open (
 );
 COMMENT ON TABLE domicile.open IS
     'That this site has heard its peers since its server started at that time (compared: to the end of it, and is open): see docs/restores.md.';
+
+CREATE TABLE IF NOT EXISTS domicile.gateway (
+    name text PRIMARY KEY,
+    lease_until timestamptz NOT NULL,
+    passed_at timestamptz,
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE domicile.gateway IS
+    'Gateways that stand before this database; passed_at: a fence went past it, as its lease had ended.';
+
+-- Not logged: a crash, a promotion and a restore leave them empty, and no fence passes a closing that is not there. So
+-- nobody waits for a disk, or for a standby, while users are closed.
+CREATE UNLOGGED TABLE IF NOT EXISTS domicile.closing (
+    batch text PRIMARY KEY,
+    users {key}[] NOT NULL,
+    closed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    until timestamptz NOT NULL,
+    opened_at timestamptz,
+    home text,
+    epochs bigint[]
+);
+COMMENT ON TABLE domicile.closing IS
+    'Doors of batches: closed until opened_at; then home and epochs say where the users live, or, without a home, the records do.';
+
+CREATE UNLOGGED TABLE IF NOT EXISTS domicile.closed (
+    batch text NOT NULL,
+    gateway text NOT NULL,
+    undrained bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (batch, gateway)
+);
+COMMENT ON TABLE domicile.closed IS
+    'Which gateway has closed its door for which batch, and how many requests had not ended by then.';
 
 CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
 COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';

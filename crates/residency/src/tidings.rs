@@ -21,7 +21,7 @@ use crate::error::Doing;
 use crate::records::{self, Change};
 use crate::{Result, door, entries};
 
-/// The most users that one run of numbers has, and one [`Page`].
+/// The most users that one run of numbers has, and one [`Page`] for a peer.
 const RUN_MAX: i64 = 400;
 
 /// A place in what a site tells.
@@ -70,9 +70,23 @@ impl Heard {
     }
 }
 
-/// What this site tells above `after`. What was not numbered yet is, first: everything that is committed is told.
+/// What this site tells a peer above `after`. What was not numbered yet is, first: everything that is committed is told, with the pages that follow.
 pub async fn tell(session: &mut Client, after: Option<&Place>) -> Result<Page> {
-    while number(session).await? == RUN_MAX {}
+    tell_pages(session, after, RUN_MAX).await
+}
+
+/// As [`tell`], in pages of at most `most` users (but never less than a run of 400): for a gateway of this site, which reads all that ever changed home
+/// here when it starts. A page costs as much as it has users, and no more than as many are numbered for it.
+///
+/// Who was born at a site and never moved is in none: where he lives a [`look`](crate::gateways::look) tells.
+pub async fn tell_pages(session: &mut Client, after: Option<&Place>, most: i64) -> Result<Page> {
+    let most = most.max(RUN_MAX);
+    let (mut numbered, mut left) = (0, true);
+    while left && numbered < most {
+        let run = number(session).await?;
+        numbered += run;
+        left = run == RUN_MAX;
+    }
     let doing = "reading what is to be told of changes of home";
     // One moment for the place and the records.
     let tx = session
@@ -95,7 +109,7 @@ pub async fn tell(session: &mut Client, after: Option<&Place>) -> Result<Page> {
                     AND t.position <= greatest(coalesce(k.position, 0) + $3, (SELECT min(u.position) \
                         FROM domicile.telling AS u WHERE u.position > coalesce(k.position, 0))) \
                   ORDER BY t.position DESC LIMIT 1) AS n ON true",
-            &[&after.map(|a| a.0), &after.map(|a| a.1), &RUN_MAX],
+            &[&after.map(|a| a.0), &after.map(|a| a.1), &most],
         )
         .await
         .doing(doing)?;
@@ -106,7 +120,7 @@ pub async fn tell(session: &mut Client, after: Option<&Place>) -> Result<Page> {
             .map(|(position, mark)| Place { position, mark })
     };
     let from = place(0);
-    let (Some(to), more) = (place(2), row.get(4)) else {
+    let (Some(to), more) = (place(2), left || row.get(4)) else {
         return Ok(Page {
             to: from.clone(),
             from,
@@ -126,7 +140,7 @@ pub async fn tell(session: &mut Client, after: Option<&Place>) -> Result<Page> {
                     CASE WHEN r.state IN ('arriving', 'clearing') THEN (r.kept ->> 'epoch')::bigint \
                          WHEN r.state IN ('fenced', 'offered') THEN r.epoch - 1 ELSE r.epoch END \
                FROM domicile.resident AS r, domicile.home AS h \
-              WHERE r.told > $1 AND r.told <= $2 \
+              WHERE r.told <> 0 AND r.told > $1 AND r.told <= $2 \
                 AND (r.state NOT IN ('arriving', 'clearing') OR r.kept IS NOT NULL) ORDER BY r.told",
             &[&first, &to.position],
         )

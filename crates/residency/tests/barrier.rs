@@ -261,6 +261,7 @@ mod planted {
             fence::Closed {
                 users: &users,
                 attempt: ATTEMPT,
+                gate: fence::Gate::Unattended,
                 batch: &batch,
             },
             LONG,

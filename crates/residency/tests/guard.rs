@@ -5,6 +5,7 @@ mod support;
 use anyhow::{Context as _, Result};
 use futures_util::SinkExt as _;
 use handoff::record::State;
+use residency::gateways;
 use support::{Shape, Site, outcome, refusal, states, there, tried};
 use tokio_postgres::Client;
 
@@ -224,6 +225,7 @@ async fn copy_from_fires_the_guard() -> Result<()> {
 async fn a_refusal_names_the_home_and_the_epoch() -> Result<()> {
     let (site, _) = everybody().await?;
     let app = site.app().await?;
+    let nonce = gateways::nonce(&site.mover().await?).await?;
     // 5: departed; 6: arriving, 7: clearing, both still at the other site.
     for user in [5, 6, 7] {
         let error = app
@@ -234,7 +236,10 @@ async fn a_refusal_names_the_home_and_the_epoch() -> Result<()> {
         let (code, detail) = refusal(&error);
         let detail: serde_json::Value = serde_json::from_str(&detail.context("a DETAIL")?)?;
         assert_eq!(code, "DM421");
-        assert_eq!(detail, serde_json::json!({"home": there(), "epoch": 7}));
+        assert_eq!(
+            detail,
+            serde_json::json!({"home": there(), "epoch": 7, "nonce": nonce})
+        );
     }
     let error = app
         .batch_execute("INSERT INTO orders VALUES (nextval('more'), 0, 4711)")
@@ -242,7 +247,10 @@ async fn a_refusal_names_the_home_and_the_epoch() -> Result<()> {
         .err()
         .context("must be refused")?;
     let detail: serde_json::Value = serde_json::from_str(&refusal(&error).1.context("a DETAIL")?)?;
-    assert_eq!(detail, serde_json::json!({"home": "beijing", "epoch": 0}));
+    assert_eq!(
+        detail,
+        serde_json::json!({"home": "beijing", "epoch": 0, "nonce": nonce})
+    );
     Ok(())
 }
 

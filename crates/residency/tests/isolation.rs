@@ -90,6 +90,7 @@ async fn fence(site: &Site, mover: &mut Client, batch: &BatchId) -> Result<Durat
             fence::Closed {
                 users: &users,
                 attempt: ATTEMPT,
+                gate: fence::Gate::Unattended,
                 batch,
             },
             PATIENCE,
@@ -266,6 +267,7 @@ async fn the_fence_waits_for_writers_and_gives_up_in_time() -> Result<()> {
                 fence::Closed {
                     users: &users,
                     attempt: ATTEMPT,
+                    gate: fence::Gate::Unattended,
                     batch: &batch,
                 },
                 PATIENCE,
@@ -308,6 +310,7 @@ async fn the_fence_waits_for_writers_and_gives_up_in_time() -> Result<()> {
         fence::Closed {
             users: &users,
             attempt: ATTEMPT,
+            gate: fence::Gate::Unattended,
             batch: &batch,
         },
         PATIENCE,
@@ -353,6 +356,7 @@ async fn a_writer_of_two_users_and_a_fence_that_wait_for_each_other_end_in_the_f
         fence::Closed {
             users: &users,
             attempt: ATTEMPT,
+            gate: fence::Gate::Unattended,
             batch: &batch,
         },
         PATIENCE * 3,
@@ -379,6 +383,7 @@ async fn a_writer_of_two_users_and_a_fence_that_wait_for_each_other_end_in_the_f
         fence::Closed {
             users: &users,
             attempt: ATTEMPT,
+            gate: fence::Gate::Unattended,
             batch: &batch,
         },
         PATIENCE * 3,

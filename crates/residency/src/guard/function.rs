@@ -3,7 +3,9 @@
 use model::fault::{Bug, planted};
 use model::table::{HomeSchema, Hop, OwnedTable, literal, quote};
 
-use super::{NOT_HERE, PINNED, ROW_MESSAGE, Terms, dependants, function_name, key, quick, side};
+use super::{
+    NONCE, NOT_HERE, PINNED, ROW_MESSAGE, Terms, dependants, function_name, key, quick, side,
+};
 
 /// The guard function of `table`.
 pub fn table_function(home: &HomeSchema, table: &OwnedTable, terms: &Terms<'_>) -> String {
@@ -285,7 +287,7 @@ fn user_table_part(home: &HomeSchema, terms: &Terms<'_>) -> String {
             "IF NEW.{key} <= {mark} AND NOT EXISTS \
                (SELECT 1 FROM domicile.resident AS d WHERE d.user_key = NEW.{key}) THEN
             RAISE EXCEPTION 'users with keys up to {mark} are created at the origin' USING ERRCODE = '{NOT_HERE}',
-                DETAIL = jsonb_build_object('home', {origin}, 'epoch', 0)::text;
+                DETAIL = jsonb_build_object('home', {origin}, 'epoch', 0, 'nonce', {NONCE})::text;
         END IF;"
         ),
         _ => String::new(),
