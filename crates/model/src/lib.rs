@@ -14,4 +14,6 @@ pub mod table;
 pub mod way;
 
 pub use causes::causes;
-pub use ids::{Attempt, BatchId, Epoch, KeyKind, Market, MoveId, ServiceName, SiteName, UserKey};
+pub use ids::{
+    Attempt, BatchId, Epoch, KEY_BYTES_MAX, KeyKind, Market, MoveId, ServiceName, SiteName, UserKey,
+};
