@@ -10,15 +10,15 @@ use model::fault::point;
 use model::{Attempt, BatchId, Epoch, MoveId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
-use postgres::kept::{Asks, Keeping};
+use postgres::kept::Keeping;
 use postgres::lsn::Lsn;
 use postgres::shape::Shape;
 use postgres::verify;
+use residency::closings::Opening;
+use residency::fence;
+use residency::fence::Gate;
 use residency::journal::{self, Departure};
-use residency::office::Office;
 use residency::records::{self, Change};
-use residency::{entries, fence};
-use serde_json::{Map, Value, json};
 
 use crate::ask::Read;
 use crate::catch_up::CatchUp;
@@ -27,9 +27,9 @@ use crate::durable::make_durable;
 use crate::error::{At, Error, Result};
 use crate::far::Verdict;
 use crate::prepare::Aside;
-use crate::put_back;
 use crate::rest;
-use crate::route::{End, Offices, Route};
+use crate::route::{Offices, Route};
+use crate::settle::{clear_named, held, write_down};
 use crate::shapes::{Shapes, unchanged};
 
 /// What came of one try to hand a batch off.
@@ -41,7 +41,7 @@ pub enum Outcome {
         batch: BatchId,
         /// Rows verified.
         rows: u64,
-        /// From the fence's request to the target's commit.
+        /// From the closing of the gateways' door, or the fence's request where there are none, to the target's commit.
         pause: Duration,
         /// The part of it in which the fence waited for open transactions.
         fence: Duration,
@@ -62,6 +62,13 @@ pub enum Outcome {
     /// A user's record does not allow the fence: another process changed it.
     Unfit(UserKey, String),
 }
+
+/// Why a batch was not closed: a gateway.
+const GATEWAY_LATE: &str = "a gateway has not closed its door";
+/// Why a batch was not closed: nobody can say how the gateways stand.
+const DOOR_UNKNOWN: &str = "the gateways' door cannot be asked";
+/// Why a batch was not closed: it has another door now.
+const DOOR_OPEN: &str = "a gateway has registered, or opened its door, before the fence";
 
 /// How often an answer is asked for before the batch is left in doubt.
 const ASK_ATTEMPTS: u32 = 5;
@@ -84,6 +91,17 @@ pub struct Hands<'a> {
     pub key: &'a DigestKey,
 }
 
+/// A batch on its way: what is found out before it is closed.
+struct Going<'a> {
+    id: &'a MoveId,
+    attempt: Attempt,
+    users: &'a [UserKey],
+    batch: &'a BatchId,
+    gate: Gate,
+    /// Since when its users wait.
+    started: Instant,
+}
+
 impl Hands<'_> {
     /// Tries once to hand `users` off, all of them moving under `attempt` and caught up.
     pub async fn hand_off(
@@ -99,12 +117,13 @@ impl Hands<'_> {
         let asked = Keeping::new(&*self.desk.source, &kept_here);
         // All before anybody is closed, and all at once: none of these waits for another. What the digests will ask is
         // prepared here too.
-        let (near, same, stands, ready, batch, reader) = tokio::join!(
+        let (near, same, stands, ready, batch, attended, reader) = tokio::join!(
             self.caught_up(),
             self.shapes.look_again_here(route, &self.desk.source),
             rest::guarded(source, &self.desk.source),
             self.desk.target.ready(attempt),
             journal::new_batch(&asked, id),
+            route.door.attended(),
             verify::Reader::prepare(&**self.reader, &kept, &source.schema),
         );
         let mut spoilt = ready?;
@@ -119,8 +138,58 @@ impl Hands<'_> {
         stands?;
         let batch = batch.at(&source.site, "numbering a batch")?;
         let reader = reader.at(&source.site, "preparing to verify a batch")?;
-        route.door.close(&batch, users).await?;
-        let started = Instant::now();
+        let gate = match attended {
+            Ok(false) => Gate::Unattended,
+            Ok(true) => Gate::Closed,
+            Err(error) => {
+                tracing::warn!(%batch, %error, "the gateways' door cannot be asked");
+                return Ok(Outcome::NotYet(DOOR_UNKNOWN));
+            }
+        };
+        let going = Going {
+            id,
+            attempt,
+            users,
+            batch: &batch,
+            gate,
+            started: Instant::now(),
+        };
+        if gate == Gate::Unattended {
+            return self.pass(&going, &reader).await;
+        }
+        let closed = route.door.close(&batch, users, route.bounds.pause_max);
+        let went = match closed.await {
+            Ok(true) => self.pass(&going, &reader).await,
+            Ok(false) => Ok(Outcome::NotYet(GATEWAY_LATE)),
+            Err(error) => {
+                tracing::warn!(%batch, %error, "the gateways' door cannot be closed");
+                Ok(Outcome::NotYet(DOOR_UNKNOWN))
+            }
+        };
+        // Every way out leads through here: a door that stays closed keeps its users waiting until its time is over.
+        let opening = match &went {
+            // Opened already.
+            Ok(Outcome::Departed { .. }) => return went,
+            Ok(Outcome::NotYet(_) | Outcome::Refused { .. }) => Opening::Here,
+            // Fenced, in doubt, or somewhere else: the records know, and may say so only after the next run.
+            Ok(Outcome::Unfit(..) | Outcome::Spoilt(_) | Outcome::Behind) | Err(_) => Opening::Look,
+        };
+        route.door.open(&batch, opening).await;
+        went
+    }
+
+    /// Raises the fence of a batch whose door is closed, and hands it off.
+    async fn pass(&mut self, going: &Going<'_>, reader: &verify::Reader<'_>) -> Result<Outcome> {
+        let (route, source) = (self.route, &self.route.source);
+        let &Going {
+            id,
+            attempt,
+            users,
+            batch,
+            gate,
+            started,
+        } = going;
+        let kept_here = self.desk.source.kept();
         point("before-fence");
         let raised = fence::raise(
             &mut self.desk.source,
@@ -130,7 +199,8 @@ impl Hands<'_> {
             fence::Closed {
                 users,
                 attempt,
-                batch: &batch,
+                batch,
+                gate,
             },
             route.bounds.fence_patience,
         )
@@ -138,18 +208,15 @@ impl Hands<'_> {
         let fenced = match raised {
             Ok(fenced) => fenced,
             Err(residency::Error::FenceTimeout { .. }) => {
-                route.door.open(&batch, users, &source.site).await;
                 return Ok(Outcome::NotYet(
                     "transactions of the batch's users are open",
                 ));
             }
+            Err(residency::Error::DoorOpen) => return Ok(Outcome::NotYet(DOOR_OPEN)),
             Err(residency::Error::Illegal {
                 user,
                 source: illegal,
-            }) => {
-                route.door.open(&batch, users, &source.site).await;
-                return Ok(Outcome::Unfit(user, illegal.to_string()));
-            }
+            }) => return Ok(Outcome::Unfit(user, illegal.to_string())),
             Err(error) => return Err(error).at(&source.site, "raising the fence"),
         };
         point("after-fence");
@@ -164,11 +231,11 @@ impl Hands<'_> {
         // neither's reading depends on what the other finds. So the first word goes before ours is read, and the second is
         // the last that has to arrive.
         let looking = self.desk.target.look(handoff.clone(), self.key);
-        let offer = offer(route, self.offices, &mut self.desk.source, &batch, users);
+        let offer = offer(route, self.offices, &mut self.desk.source, batch, users);
         let digest = digest(
             route,
             self.reader,
-            &reader,
+            reader,
             users,
             self.key,
             self.shapes.source(),
@@ -190,7 +257,7 @@ impl Hands<'_> {
         let pause = started.elapsed();
         tracing::debug!(%batch, fence = ?fenced.took, ?pause, "handed off");
         let departure = Departure {
-            batch: &batch,
+            batch,
             r#move: id,
             attempt,
             users: &handoff.users,
@@ -198,21 +265,41 @@ impl Hands<'_> {
             digest: Some(&stored),
             pause: Some(pause),
         };
-        settle(route, self.offices, self.desk, &departure, &decision).await?;
-        Ok(match decision {
-            Decision::Accepted => {
-                route.door.open(&batch, users, &route.target.site).await;
-                Outcome::Departed {
-                    batch,
-                    rows,
-                    pause,
-                    fence: fenced.took,
-                }
+        let closed = gate == Gate::Closed;
+        let writing = write_down(route, self.offices, self.desk, &departure, &decision);
+        match &decision {
+            Decision::Accepted if closed => {
+                // Beside it, not after it: the decision is durable at the target and never taken back, so from here on the target is home,
+                // whatever becomes of what is written here. Until then the records here say *offered*, under which nobody writes, and a gateway that
+                // asks them is told to wait; none is told that the users live here.
+                let opening = Opening::There {
+                    home: route.target.site.clone(),
+                    epochs: handoff.users.clone(),
+                };
+                let (written, ()) = tokio::join!(writing, route.door.open(batch, opening));
+                written?;
             }
+            Decision::Accepted => writing.await?,
             Decision::Refused { named, .. } => {
-                route.door.open(&batch, users, &source.site).await;
-                Outcome::Refused { batch, named }
+                writing.await?;
+                if closed {
+                    // They write again: nobody waits for what is left to do at the target.
+                    route.door.open(batch, Opening::Here).await;
+                }
+                clear_named(self.desk, named, attempt).await?;
             }
+        }
+        Ok(match decision {
+            Decision::Accepted => Outcome::Departed {
+                batch: batch.clone(),
+                rows,
+                pause,
+                fence: fenced.took,
+            },
+            Decision::Refused { named, .. } => Outcome::Refused {
+                batch: batch.clone(),
+                named,
+            },
         })
     }
 
@@ -366,24 +453,6 @@ async fn offer(
     make_durable(session, &source.site).await
 }
 
-/// The records of `users`, locked, in a transaction that holds `office`.
-async fn held(
-    tx: &impl Asks,
-    end: &End,
-    office: &Office,
-    users: &[UserKey],
-    doing: &'static str,
-) -> Result<Vec<Option<Resident>>> {
-    // Sent together; the server takes them in this order.
-    let (office, records) = tokio::join!(
-        biased;
-        office.hold(tx),
-        records::lock(tx, end.kind(), users),
-    );
-    office.at(&end.site, doing)?;
-    records.at(&end.site, doing)
-}
-
 /// The second read at the source, after the fence.
 async fn digest(
     route: &Route,
@@ -411,72 +480,4 @@ async fn digest(
     // It wrote nothing: nobody waits for its end.
     drop(tx);
     Ok(digest)
-}
-
-/// Writes at the source what the target said: all users of the batch in one transaction. Users whom a refusal names are
-/// then cleaned up at the target.
-pub async fn settle(
-    route: &Route,
-    offices: &Offices,
-    desk: &mut Desk,
-    departure: &Departure<'_>,
-    decision: &Decision,
-) -> Result<()> {
-    let source = &route.source;
-    let doing = "writing down the target's answer";
-    let users: Vec<UserKey> = departure
-        .users
-        .iter()
-        .map(|(user, _)| user.clone())
-        .collect();
-    let kept = desk.source.kept();
-    let tx = transaction(&mut desk.source, source, doing).await?;
-    let asked = Keeping::new(&tx, &kept);
-    let records = held(&asked, source, &offices.departures, &users, doing).await?;
-    let event = |user: &UserKey| match decision {
-        Decision::Accepted => Event::Accepted {
-            batch: departure.batch.clone(),
-        },
-        Decision::Refused { named, highest } => Event::Refused {
-            batch: departure.batch.clone(),
-            named: named.iter().any(|(name, _)| name == user),
-            highest: *highest,
-        },
-    };
-    let changes: Vec<Change> = users
-        .iter()
-        .map(|user| Change {
-            user: user.clone(),
-            event: event(user),
-        })
-        .collect();
-    let next = records::steps(&changes, &records).at(&source.site, doing)?;
-    let written = records::write(&asked, source.kind(), &users, &next, None);
-    if *decision == Decision::Accepted {
-        let mut body: Map<String, Value> = Map::new();
-        body.insert("service".into(), json!(route.service));
-        body.insert("batch".into(), json!(departure.batch));
-        body.insert("from".into(), json!(source.site));
-        body.insert("to".into(), json!(route.target.site));
-        body.insert("rows".into(), json!(departure.rows));
-        let (written, departed, entered) = tokio::join!(
-            biased;
-            written,
-            journal::depart(&asked, source.kind(), departure),
-            entries::append(&asked, "departed", Value::Object(body), &users),
-        );
-        written.at(&source.site, doing)?;
-        departed.at(&source.site, doing)?;
-        entered.at(&source.site, doing)?;
-    } else {
-        written.await.at(&source.site, doing)?;
-    }
-    point("before-departed");
-    commit(tx, source, doing).await?;
-    point("after-departed");
-    if let Decision::Refused { named, .. } = decision {
-        let named: Vec<UserKey> = named.iter().map(|(user, _)| user.clone()).collect();
-        put_back::clear(desk, named, departure.attempt).await?;
-    }
-    Ok(())
 }

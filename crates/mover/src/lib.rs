@@ -2,7 +2,7 @@
 //!
 //! One file per step, what undoes it beside it, and [`drive`] for the order:
 //! [`recover`] what an earlier run left, [`prepare`] (begin, enrol, barrier), [`copying`], [`catch_up`],
-//! [`hand_off`] (fence, offer, digest), [`put_back`] for whoever does not
+//! [`hand_off`] (fence, offer, digest; behind the gateways' [`mod@door`]), [`put_back`] for whoever does not
 //! go, [`finish`], and later [`erase`]. [`shapes`] watches over the tables all the while, and [`rest`] lets the guard rest where nobody moves. `steer` pauses, slows and ends a move that runs; [`abort`] ends one that nobody carries. [`compare`] comes before all of it where a server was restarted; [`reclaim`] takes back what a destroyed site will not answer for. [`seal`] puts what happened into the sites' ledgers.
 //!
 //! All of this is the source's half. What it wants of the target it asks ([`mod@ask`]) along a line ([`far`]); [`host`] is the
@@ -19,6 +19,7 @@ pub mod compare;
 mod copier;
 pub mod copying;
 pub mod desk;
+pub mod door;
 pub mod drive;
 mod durable;
 pub mod erase;
@@ -43,6 +44,7 @@ pub mod resolve;
 pub mod rest;
 pub mod route;
 pub mod seal;
+mod settle;
 pub mod shapes;
 mod steer;
 

@@ -6,8 +6,10 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use model::{BatchId, SiteName, UserKey};
+use residency::closings::Opening;
 use serde_json::{Map, Value};
 
 /// A boxed future, so that ports can be chosen at run time.
@@ -15,21 +17,26 @@ pub type Soon<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The gateways' door: closed before a fence, so that requests wait instead of being refused, and opened after.
 pub trait Door: Send + Sync {
+    /// Whether any gateway may stand before the source. A cheap look, made before every fence; where none does, the door is neither closed nor opened,
+    /// and the fence itself makes sure that none comes meanwhile.
+    fn attended(&self) -> Soon<'_, Result<bool, PortError>>;
+
     /// Holds back new requests of `users` and returns when every registered gateway has said so and requests in
-    /// flight have ended, or their lease has. May be called again.
+    /// flight have ended, or its lease has. A batch is closed once; users may be closed again under another batch,
+    /// however the door of an earlier one stands. False where that was not to be had within `patience`.
+    ///
+    /// # Errors
+    /// Nobody can tell. As where it is false, the caller opens the door again.
     fn close<'a>(
         &'a self,
         batch: &'a BatchId,
         users: &'a [UserKey],
-    ) -> Soon<'a, Result<(), PortError>>;
+        patience: Duration,
+    ) -> Soon<'a, Result<bool, PortError>>;
 
-    /// Lets requests of `users` go on, to `home`.
-    fn open<'a>(
-        &'a self,
-        batch: &'a BatchId,
-        users: &'a [UserKey],
-        home: &'a SiteName,
-    ) -> Soon<'a, ()>;
+    /// Lets the requests of the batch's users go on, to where `opening` says. Where it does not succeed, gateways open by
+    /// themselves, and look where the users live.
+    fn open<'a>(&'a self, batch: &'a BatchId, opening: Opening) -> Soon<'a, ()>;
 }
 
 /// What a user has besides rows: objects, messages.
@@ -47,20 +54,6 @@ pub trait Manifests: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct PortError(pub String);
-
-/// No gateway stands before the service.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoDoor;
-
-impl Door for NoDoor {
-    fn close<'a>(&'a self, _: &'a BatchId, _: &'a [UserKey]) -> Soon<'a, Result<(), PortError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn open<'a>(&'a self, _: &'a BatchId, _: &'a [UserKey], _: &'a SiteName) -> Soon<'a, ()> {
-        Box::pin(async {})
-    }
-}
 
 /// Users have rows and nothing else.
 #[derive(Clone, Copy, Debug, Default)]

@@ -15,11 +15,11 @@ use residency::records::{self, Change};
 
 use crate::desk::{Desk, commit, transaction};
 use crate::error::{At, Result};
-use crate::hand_off::settle;
 use crate::portion::Progress;
 use crate::prepare::contradiction;
 use crate::put_back;
 use crate::route::{Offices, Route};
+use crate::settle::settle;
 
 /// A chunk whose copy survived.
 #[derive(Debug)]
