@@ -129,7 +129,7 @@ impl Daemon {
     pub async fn run(self, ending: Ending) -> Result<(), DaemonError> {
         let hearers = Hearers::new(self.hearers)?;
         let linked = Linked::new(self.settings.link, self.view.clone(), hearers).await?;
-        if self.works.is_empty() {
+        if self.works.is_empty() && !self.settings.services.is_empty() {
             tracing::warn!(
                 "no work is plugged in: this daemon leads, and speaks with its peers, and moves nobody"
             );

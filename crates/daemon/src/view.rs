@@ -1,8 +1,9 @@
 //! What this daemon knows of its site, its offices and its peers. Everything that is told outside is told from here.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use link::Peer;
@@ -25,6 +26,16 @@ struct Inner {
     started: u64,
     stopping: CancellationToken,
     state: Mutex<State>,
+    lacks: OnceLock<Lacks>,
+}
+
+/// Why a part that is plugged in is not ready, if it is not.
+struct Lacks(Box<dyn Fn() -> Option<String> + Send + Sync>);
+
+impl fmt::Debug for Lacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lacks")
+    }
 }
 
 /// What changes.
@@ -193,6 +204,7 @@ impl View {
             started: now(),
             stopping: CancellationToken::new(),
             state: Mutex::new(state),
+            lacks: OnceLock::new(),
         }))
     }
 
@@ -264,8 +276,19 @@ impl View {
                 ready: false,
                 says: "ending".to_owned(),
             },
-            false => self.lock().readiness(),
+            false => {
+                let lacks = self.0.lacks.get().and_then(|lacks| lacks.0());
+                match lacks {
+                    Some(says) => Readiness { ready: false, says },
+                    None => self.lock().readiness(),
+                }
+            }
         }
+    }
+
+    /// Adds a part without which the process is not ready: it says what it lacks. The first one counts.
+    pub fn wants(&self, lacks: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        let _ = self.0.lacks.set(Lacks(Box::new(lacks)));
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -294,6 +317,13 @@ impl State {
     fn readiness(&self) -> Readiness {
         let not = |says: String| Readiness { ready: false, says };
         let services = || self.services.iter();
+        if self.services.is_empty() {
+            // It leads nothing, and wants to: a gateway alone.
+            return Readiness {
+                ready: true,
+                says: "it leads no service".to_owned(),
+            };
+        }
         if let Some((name, _)) = services().find(|(_, one)| one.unreached.is_some()) {
             return not(format!("{name}: database not reached"));
         }

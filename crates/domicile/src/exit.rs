@@ -114,6 +114,7 @@ impl From<ConfigError> for Failure {
             ),
             ConfigError::Unreadable { .. }
             | ConfigError::Wrong { .. }
+            | ConfigError::Key { .. }
             | ConfigError::NoService { .. } => None,
         };
         Self {

@@ -454,7 +454,10 @@ async fn wrong_use_and_wrong_settings_are_refused_at_once() -> Result<()> {
     let second = world.serving("beijing.toml", "beijing", "b").run().await?;
     hold(&second, &["another daemon", "--socket PATH"])?;
     let gateway = world.program(&["serve", "--site", "beijing", "--role", "gateway"]);
-    hold(&gateway.run().await?, &["no gateway", "--role mover"])?;
+    hold(
+        &gateway.run().await?,
+        &["no gateway of beijing", "gateway = { listen"],
+    )?;
     let wordy = world.program(&["serve", "--site", "beijing", "--log", "a=b=c"]);
     hold(&wordy.run().await?, &["--log takes a level"])?;
     // Whatever was refused left the one that runs alone.
@@ -493,7 +496,10 @@ fn expect_metrics(text: &str) -> Result<()> {
             .filter(|one| !one.is_empty());
         for key in keys.filter_map(|one| one.split('=').next()) {
             ensure!(
-                ["site", "service", "peer", "version", "alert"].contains(&key),
+                [
+                    "site", "service", "peer", "version", "alert", "home", "market", "le"
+                ]
+                .contains(&key),
                 "{line}"
             );
         }

@@ -28,10 +28,10 @@ pub struct Serve {
 /// A part of a site's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
-    /// Sends requests to users' homes; not in this version
+    /// Sends each request to its user's home; any number may run
     Gateway,
     /// Leads, and moves users
     Mover,
-    /// Everything that this version has: the mover
+    /// Both; the gateway where the configuration has one
     All,
 }

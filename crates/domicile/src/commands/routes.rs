@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use model::{ServiceName, SiteName};
 use mover::compare::{Heard, Near, Teller, hear_peers, open_heard};
+use mover::door::GatewaysDoor;
 use mover::host::Host;
-use mover::ports::{NoDoor, RowsOnly};
+use mover::ports::RowsOnly;
 use mover::route::{Bounds, End, Route, Stop, Target};
 use postgres::preflight::{self, Expectation, Level, Side};
 use residency::door;
@@ -86,9 +87,11 @@ impl Ends {
         (from, to): (&SiteName, &SiteName),
         phase: Option<&str>,
     ) -> Outcome<Arc<Route>> {
+        let source = end(service, self.home(name, from))?;
         Ok(Arc::new(Route {
             service: name.clone(),
-            source: end(service, self.home(name, from))?,
+            door: Arc::new(GatewaysDoor::of(source.clone())),
+            source,
             target: Target {
                 site: to.clone(),
                 far: Arc::new(Host {
@@ -99,7 +102,6 @@ impl Ends {
             },
             phase: phase.map(str::to_owned),
             bounds: bounds(service),
-            door: Arc::new(NoDoor),
             manifests: Arc::new(RowsOnly),
             stop: Stop::never(),
         }))

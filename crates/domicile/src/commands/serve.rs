@@ -22,14 +22,6 @@ pub fn socket_of(config: &Config, site: &SiteName, named: Option<&Path>) -> Path
 
 /// Runs until it is told to end.
 pub async fn run(cli: &Cli, args: &Serve) -> Outcome {
-    match args.role {
-        Role::Gateway => {
-            return Err(Failure::usage("this version has no gateway")
-                .mend("`--role mover` runs what there is"));
-        }
-        Role::All => tracing::info!("this version has no gateway: the role `all` is `mover`"),
-        Role::Mover => {}
-    }
     // Heard before anything is begun, so that there is no moment at which a signal is not.
     let ending = Ending::by_signals().map_err(failed)?;
     let config = Config::load_for(Reader::Site, &cli.config)?;
@@ -37,10 +29,32 @@ pub async fn run(cli: &Cli, args: &Serve) -> Outcome {
         tracing::warn!("{warning}");
     }
     let site = known_site(&config, &args.site)?;
-    let settings = settings::of(&config, &site, args.socket.as_deref())?;
-    let daemon = Daemon::new(settings).tells(manager::tell);
-    let daemon = site::plug(daemon, config, &site);
-    daemon.run(ending.clone()).await.map_err(failed)?;
+    let settings = settings::of(&config, &site, args.role, args.socket.as_deref())?;
+    let has_gateway = config
+        .sites
+        .get(&site)
+        .is_some_and(|own| own.gateway.is_some());
+    let gateway = match args.role {
+        Role::Mover => None,
+        Role::All if !has_gateway => None,
+        Role::All | Role::Gateway => Some(site::gateway::start(&config, &site)?),
+    };
+    let mut daemon = Daemon::new(settings).tells(manager::tell);
+    if let Some(gateway) = &gateway {
+        daemon
+            .registry()
+            .register_collector(Box::new(gateway.measured()));
+        daemon.view().wants(gateway.lacks());
+    }
+    let daemon = match args.role {
+        Role::Gateway => daemon,
+        Role::All | Role::Mover => site::plug(daemon, config, &site),
+    };
+    let ran = daemon.run(ending.clone()).await;
+    if let Some(gateway) = gateway {
+        gateway.end().await;
+    }
+    ran.map_err(failed)?;
     Ok(match ending.at_once.is_cancelled() {
         true => Exit::Unfinished,
         false => Exit::Done,

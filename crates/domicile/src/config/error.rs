@@ -48,4 +48,16 @@ pub enum ConfigError {
         /// Why, where the system says so.
         source: Option<std::io::Error>,
     },
+    /// The key of an issuer of tokens cannot be had, or is none.
+    #[error("{}:{line}: {what}", file.display())]
+    Key {
+        /// The configuration file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Which key, where it was looked for, what is wrong and what to do.
+        what: String,
+        /// Why, where the system says so.
+        source: Option<std::io::Error>,
+    },
 }

@@ -7,18 +7,25 @@ mod admin;
 mod alerts;
 mod bounds;
 mod error;
+mod gateway;
+#[cfg(test)]
+mod gateway_tests;
 mod key;
 mod link;
 mod operators;
 mod policy;
 mod quantity;
 mod reader;
+mod route;
+#[cfg(test)]
+mod route_tests;
 mod secret;
 mod service;
 mod site;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,13 +39,16 @@ pub use admin::Admin;
 pub use alerts::Alerts;
 pub use bounds::{Batch, Erase, Hold, Limits};
 pub use error::ConfigError;
+pub use gateway::{Gateway, GatewayPeers, Park, Tls};
 pub use key::KeyFile;
 pub use link::Link;
 pub use quantity::rate;
 use reader::{Source, Table};
+pub use route::{ClaimFrom, MarketFrom, Route, UserFrom};
 pub use secret::{Database, Secret, UrlFrom, scrub};
 pub use service::{Classified, Ids, Service, UserColumns};
 pub use site::{AfterRestart, Site};
+pub use token::{KeyFrom, Token};
 
 /// A configuration that hangs together: every name in it that points at something points at something.
 #[derive(Clone, Debug)]
@@ -53,6 +63,10 @@ pub struct Config {
     pub services: BTreeMap<ServiceName, Service>,
     /// Where each market belongs.
     pub policy: Policy,
+    /// What issuers' tokens must be, by the names that routes use.
+    pub tokens: BTreeMap<String, Token>,
+    /// Which requests go where, in their order.
+    pub routes: Vec<Route>,
     /// When a daemon says that something stands still.
     pub alerts: Alerts,
     /// What is configured and has no effect in this version, one line each.
@@ -140,6 +154,13 @@ impl Config {
             &sites,
             &services,
         )?;
+        let tokens = token::read(top.take("token"))?;
+        let known = route::Known {
+            sites: &sites,
+            services: &services,
+            tokens: &tokens,
+        };
+        let routes = route::read(top.take("route"), &known, &mut warnings)?;
         let alerts = alerts::read(top.take("alerts"))?;
         top.finish()?;
         Ok(Self {
@@ -148,6 +169,8 @@ impl Config {
             operators,
             services,
             policy,
+            tokens,
+            routes,
             alerts,
             warnings,
         })

@@ -8,6 +8,7 @@ use model::table::TableName;
 use model::{ServiceName, SiteName};
 
 use super::bounds::{read_batch, read_erase, read_limits};
+use super::gateway::read_upstreams;
 use super::reader::{Node, Table};
 use super::secret::{Database, Secret, UrlFrom, is_url};
 use super::site::{Site, check_name};
@@ -56,6 +57,8 @@ pub struct Service {
     pub ids: Ids,
     /// The home database at each site; the origin's is among them but for [`Reader::Site`].
     pub databases: BTreeMap<SiteName, Database>,
+    /// Where the application is asked at each site, `host:port`, without TLS.
+    pub upstreams: BTreeMap<SiteName, String>,
     /// The tables that somebody classified; the user table need not be among them.
     pub tables: BTreeMap<TableName, Classified>,
     /// What is fenced together.
@@ -140,6 +143,7 @@ fn read_one(
     let batch = read_batch(table.take("batch"))?;
     let limits = read_limits(table.take("limits"))?;
     let erase = read_erase(table.take("erase"))?;
+    let upstreams = read_upstreams(&mut table, sites)?;
     let left_behind = read_later(&mut table, sites, warnings)?;
     table.finish()?;
     Ok(Service {
@@ -147,6 +151,7 @@ fn read_one(
         user,
         ids,
         databases,
+        upstreams,
         tables,
         batch,
         limits,
@@ -176,7 +181,10 @@ fn list(sites: &Sites) -> String {
 }
 
 /// A table whose keys are sites.
-fn by_site<'a>(node: &Node<'a>, sites: &Sites) -> Result<Vec<(SiteName, Node<'a>)>, ConfigError> {
+pub(super) fn by_site<'a>(
+    node: &Node<'a>,
+    sites: &Sites,
+) -> Result<Vec<(SiteName, Node<'a>)>, ConfigError> {
     let mut found = Vec::new();
     for (site, node) in node.table()?.rest() {
         if !sites.contains_key(&SiteName::from(site.as_str())) {
@@ -277,15 +285,6 @@ fn read_later(
         inner.finish()?;
         warnings.push(format!("{}: not moved by this version", node.path));
         left_behind.push((key, node.line));
-    }
-    if let Some(node) = table.take("upstream") {
-        for (_, address) in by_site(&node, sites)? {
-            address.string()?;
-        }
-        warnings.push(format!(
-            "{}: no effect in this version, which has no gateway",
-            node.path
-        ));
     }
     Ok(left_behind)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use model::SiteName;
 
 use super::admin::Admin;
+use super::gateway::{Gateway, read_gateway};
 use super::key::KeyFile;
 use super::link::{Link, read_link};
 use super::reader::Node;
@@ -35,6 +36,8 @@ pub struct Site {
     pub key: Option<KeyFile>,
     /// Where its daemon is asked and told.
     pub admin: Admin,
+    /// Where requests come in.
+    pub gateway: Option<Gateway>,
 }
 
 pub(super) fn read(
@@ -69,13 +72,7 @@ pub(super) fn read(
             site.admin = Admin::read(&admin)?;
         }
         if let Some(gateway) = table.take("gateway") {
-            let mut inner = gateway.table()?;
-            inner.string("listen")?;
-            inner.finish()?;
-            warnings.push(format!(
-                "{}: no effect in this version, which has no gateway",
-                gateway.path
-            ));
+            site.gateway = Some(read_gateway(&gateway)?);
         }
         if let Some(after) = table.take("after_restart") {
             site.after_restart = after.read("\"open\" or \"closed\"", |text| match text {

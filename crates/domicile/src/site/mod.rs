@@ -8,6 +8,7 @@ mod answers;
 mod ask;
 mod comparing;
 mod departures;
+pub mod gateway;
 mod holding;
 mod homes;
 mod outlook;

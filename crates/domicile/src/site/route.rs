@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ::daemon::View;
 use model::{ServiceName, SiteName};
-use mover::ports::{NoDoor, RowsOnly};
+use mover::door::GatewaysDoor;
+use mover::ports::RowsOnly;
 use mover::route::{Route, Stop, Target};
 use postgres::preflight::{Finding, Side};
 use remote::Caller;
@@ -84,16 +85,17 @@ pub(super) async fn route(
     let service = config.service(name)?;
     let looked = look(config, view, name, (from, to)).await?;
     refuse(name, looked.found)?;
+    let source = end(service, &looked.home)?;
     Ok(Arc::new(Route {
         service: name.clone(),
-        source: end(service, &looked.home)?,
+        door: Arc::new(GatewaysDoor::of(source.clone())),
+        source,
         target: Target {
             site: to.clone(),
             far: Arc::new(looked.caller),
         },
         phase: phase.map(str::to_owned),
         bounds: bounds(service),
-        door: Arc::new(NoDoor),
         manifests: Arc::new(RowsOnly),
         stop,
     }))

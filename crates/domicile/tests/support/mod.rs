@@ -8,6 +8,7 @@ pub mod program;
 pub mod refusal;
 pub mod scan;
 pub mod served;
+pub mod visitors;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -283,10 +284,24 @@ impl World {
 
     /// Waits until the sessions of a program that died have ended.
     pub async fn free(&self) -> Result<()> {
-        let sessions = "SELECT count(*) FROM pg_stat_activity
-                        WHERE datname = current_database() AND application_name LIKE 'domicile %'";
-        self.wait_for(0, sessions, "0").await?;
-        self.wait_for(1, sessions, "0").await
+        self.free_of("domicile %").await
+    }
+
+    /// As [`free`](Self::free), where gateways of the test go on.
+    pub async fn free_but_gateways(&self) -> Result<()> {
+        for purpose in ["mover", "verify", "door", "office"] {
+            self.free_of(&format!("domicile {purpose}%")).await?;
+        }
+        Ok(())
+    }
+
+    async fn free_of(&self, names: &str) -> Result<()> {
+        let sessions = format!(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name LIKE '{names}'"
+        );
+        self.wait_for(0, &sessions, "0").await?;
+        self.wait_for(1, &sessions, "0").await
     }
 
     /// Runs `apply` again until it ends with `code`, at most `times`.

@@ -6,11 +6,17 @@ use daemon::{Admin, DatabaseUrl, Link, Service, Settings};
 use link::{Dials, Identity, PeerSettings, who_dials};
 use model::SiteName;
 
+use crate::cli::Role;
 use crate::config::{Config, KeyFile, Site};
 use crate::exit::{Failure, Outcome};
 
 /// The settings of `site`'s daemon. Of other sites their addresses and pins alone are looked at.
-pub(super) fn of(config: &Config, site: &SiteName, socket: Option<&Path>) -> Outcome<Settings> {
+pub(super) fn of(
+    config: &Config,
+    site: &SiteName,
+    role: Role,
+    socket: Option<&Path>,
+) -> Outcome<Settings> {
     let own = config
         .sites
         .get(site)
@@ -32,13 +38,23 @@ pub(super) fn of(config: &Config, site: &SiteName, socket: Option<&Path>) -> Out
             )),
         );
     }
+    let leads = role != Role::Gateway;
+    let link = match leads {
+        true => link(config, site, own)?,
+        false => None,
+    };
+    // A gateway leads nothing: of a daemon it has the health and the metrics.
+    services.retain(|_| leads);
     Ok(Settings {
         site: site.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         services,
-        link: link(config, site, own)?,
+        link,
         admin: Admin {
-            socket: place(config, site, socket),
+            socket: match leads {
+                true => place(config, site, socket),
+                false => gateways_place(config, site, socket),
+            },
             listen: own.admin.listen.clone(),
         },
         patience: Settings::PATIENCE,
@@ -62,6 +78,15 @@ pub(super) fn place(config: &Config, site: &SiteName, socket: Option<&Path>) -> 
         .as_deref()
         .unwrap_or(beside)
         .join(format!("domicile-{site}.sock"))
+}
+
+/// A gateway's own, beside that of the site's daemon where none is named: both may run on one machine.
+fn gateways_place(config: &Config, site: &SiteName, socket: Option<&Path>) -> PathBuf {
+    let place = place(config, site, socket);
+    match socket {
+        Some(_) => place,
+        None => place.with_extension("gateway.sock"),
+    }
 }
 
 /// The link, if one of the other sites is linked to `site`.

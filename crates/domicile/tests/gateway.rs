@@ -1,0 +1,135 @@
+//! Requests come through gateways while their users move: each is answered, executed once, and by the user's home.
+
+#![cfg(feature = "planted-faults")]
+
+mod support;
+
+use anyhow::{Context as _, Result};
+use support::PATIENCE;
+use support::linked::{Linked, met};
+use support::visitors::Gateways;
+use testbed::wait_until;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_market_moves_under_visitors_and_no_request_fails() -> Result<()> {
+    let (linked, movers) = Linked::shop("visited", 400).await?;
+    let gateways = Gateways::new(linked).await?;
+    let linked = &gateways.linked;
+    let both = [linked.serve(0).await?, linked.serve(1).await?];
+    met(&both).await?;
+    let logs = || format!("{}\n{}", both[0].log(), both[1].log());
+    gateways.ready(movers[0]).await.with_context(logs)?;
+    let mut everybody = movers.clone();
+    everybody.extend(linked.world.users_of(0, "CN").await?);
+    let visitors = gateways.visit(&everybody, 12, false);
+    visitors.more(100).await.with_context(logs)?;
+    let ran = linked.apply(0).run().await?.expect(0).with_context(logs)?;
+    assert_eq!(ran.summary()?["moved"], movers.len());
+    visitors.more(1000).await.with_context(logs)?;
+    let seen = visitors.stop().await?;
+    println!(
+        "{} written, longest {:?}, {}",
+        seen.acknowledged.len(),
+        seen.longest,
+        ran.summary()?
+    );
+    gateways.check(&seen, &movers).await.with_context(logs)?;
+    linked.world.expect_rest_but_running().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_between_gateways_that_is_cut_costs_tries_and_no_write() -> Result<()> {
+    let (linked, movers) = Linked::shop("cut_off", 300).await?;
+    let gateways = Gateways::new(linked).await?;
+    let linked = &gateways.linked;
+    let both = [linked.serve(0).await?, linked.serve(1).await?];
+    met(&both).await?;
+    let logs = || format!("{}\n{}", both[0].log(), both[1].log());
+    gateways.ready(movers[0]).await.with_context(logs)?;
+    let visitors = gateways.visit(&movers, 8, true);
+    let mut apply = linked.apply(0).start()?;
+    let mut cuts = 0;
+    wait_until("the move is over", PATIENCE, async || {
+        visitors.more(20).await?;
+        for relay in &gateways.relays {
+            relay.cut().await;
+        }
+        cuts += 1;
+        Ok(apply.ended()?.is_some())
+    })
+    .await
+    .with_context(logs)?;
+    visitors.more(200).await.with_context(logs)?;
+    let seen = visitors.stop().await?;
+    println!(
+        "{cuts} cuts, {} written, {} tried again, of {} writes nobody knew",
+        seen.acknowledged.len(),
+        seen.again,
+        seen.unknown
+    );
+    gateways.check(&seen, &movers).await.with_context(logs)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_killed_again_and_again_costs_tries_and_no_write() -> Result<()> {
+    let (linked, movers) = Linked::shop("killed_gateway", 300).await?;
+    let gateways = Gateways::new(linked).await?;
+    let linked = &gateways.linked;
+    // At the source the mover alone, and two gateways beside each other that share their addresses.
+    let args = [
+        "--config",
+        "beijing.toml",
+        "serve",
+        "--site",
+        "beijing",
+        "--role",
+        "mover",
+    ];
+    let mover = linked.world.program(&args);
+    let both = [linked.serve_as(0, mover).await?, linked.serve(1).await?];
+    met(&both).await?;
+    let gateway = async |name: &str| {
+        let socket = format!("{name}.sock");
+        let args = [
+            "--config",
+            "beijing.toml",
+            "serve",
+            "--site",
+            "beijing",
+            "--role",
+            "gateway",
+            "--socket",
+            &socket,
+        ];
+        let served = linked
+            .world
+            .served(linked.world.program(&args), name)
+            .await?;
+        served
+            .until_ready(200, "ready: it leads no service")
+            .await?;
+        anyhow::Ok(served)
+    };
+    let mut running = vec![gateway("first").await?, gateway("second").await?];
+    let logs = || format!("{}\n{}", both[0].log(), both[1].log());
+    gateways.ready(movers[0]).await.with_context(logs)?;
+    let visitors = gateways.visit(&movers, 8, true);
+    visitors.more(50).await?;
+    let mut apply = linked.apply(0).start()?;
+    let mut kills = 0;
+    while apply.ended()?.is_none() {
+        running.remove(0).signal("KILL").await?;
+        kills += 1;
+        running.push(gateway(&format!("next-{kills}")).await?);
+        visitors.more(20).await.with_context(logs)?;
+    }
+    visitors.more(200).await.with_context(logs)?;
+    let seen = visitors.stop().await?;
+    println!(
+        "{kills} gateways killed, {} written, {} tried again, of {} writes nobody knew",
+        seen.acknowledged.len(),
+        seen.again,
+        seen.unknown
+    );
+    gateways.check(&seen, &movers).await.with_context(logs)
+}
