@@ -17,6 +17,10 @@ test:
 prop:
     DOMICILE_CASES=1000000 cargo test -p mover --lib portion
 
+# Bent requests in pairs, of which an application must never hear a third: a hundred thousand (two thousand run with the tests)
+desync:
+    DOMICILE_CASES=100000 cargo test --release -p gateway --test desync -- --nocapture
+
 # The whole story on this machine
 demo:
     cargo run --release -p domicile -- demo

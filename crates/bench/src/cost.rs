@@ -24,6 +24,17 @@ pub(crate) fn of_process(pid: u32) -> Duration {
     }
 }
 
+/// CPU that process `pid` used so far, with all its threads; zero if it is gone.
+pub(crate) fn of_threads(pid: u32) -> Duration {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Duration::ZERO;
+    };
+    let ids = threads
+        .flatten()
+        .filter_map(|one| one.file_name().to_str()?.parse().ok());
+    ids.map(of_process).sum()
+}
+
 /// CPU that our children which have ended used.
 pub(crate) fn of_our_children() -> Duration {
     stat(std::process::id()).map_or(Duration::ZERO, |stat| ticks(stat.children))
@@ -54,12 +65,19 @@ pub(crate) fn of_server(postmaster: u32) -> Result<Duration> {
 
 /// The most memory that process `pid` ever held, in MiB; `None` if it is gone.
 pub(crate) fn peak_mib(pid: u32) -> Option<f64> {
+    in_mib(pid, "VmHWM:")
+}
+
+fn in_mib(pid: u32, field: &str) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024.0)
+}
+
+/// The memory that process `pid` holds now, in MiB; `None` if it is gone.
+pub(crate) fn resident_mib(pid: u32) -> Option<f64> {
+    in_mib(pid, "VmRSS:")
 }
 
 /// How many processes want to run, averaged over the last minute: what else this machine did.

@@ -4,6 +4,7 @@
 //! `domicile` that stands beside this one, run as an operator runs it.
 
 mod cost;
+mod gateway;
 mod link;
 mod profile;
 mod program;
@@ -91,17 +92,25 @@ async fn measure(cli: Cli) -> Result<()> {
     if !(0.01..=10.0).contains(&scale) {
         bail!("the scale must be between 0.01 and 10");
     }
-    for what in [What::Gateway, What::Objects, What::Messages] {
+    for what in [What::Objects, What::Messages] {
         if cli.what == what || cli.what == What::All {
             let name = format!("{what:?}").to_lowercase();
             println!("{name}: there is nothing to measure yet");
         }
     }
-    if !matches!(cli.what, What::Rows | What::Link | What::All) {
+    if matches!(cli.what, What::Objects | What::Messages) {
         return Ok(());
     }
     let mut report = report::Report::create(&cli.out)?;
     let rounds = cli.rounds.max(1);
+    if matches!(cli.what, What::Gateway | What::All) {
+        let measured = gateway::measure(scale, rounds, &mut report).await;
+        if cli.what == What::Gateway {
+            println!("\n{}", report.table());
+            return measured;
+        }
+        measured?;
+    }
     let linked = match cli.what {
         What::Rows => Ok(()),
         _ => link::measure((scale, rounds, cli.profile), &cli.only, &mut report).await,

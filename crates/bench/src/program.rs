@@ -62,6 +62,11 @@ impl Domicile {
         })
     }
 
+    /// The program itself, for whoever must start it in another way.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Starts `domicile ARGS`, a daemon, whose log goes to `log`, or nowhere.
     pub(crate) fn serve(&self, args: &[&str], log: Option<File>) -> Result<Running> {
         self.spawn(
