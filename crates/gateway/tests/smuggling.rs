@@ -167,10 +167,6 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("a target with a tab", "GET\t/ HTTP/1.1\r\nhost: a\r\n\r\n"),
     ("another version", "GET / HTTP/1.2\r\nhost: a\r\n\r\n"),
-    (
-        "HTTP/2 by foreknowledge",
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    ),
     ("HTTP/0.9", "GET /\r\n\r\n"),
     ("CONNECT", "CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n"),
     ("TRACE", "TRACE / HTTP/1.1\r\nhost: a\r\n\r\n"),
@@ -324,4 +320,25 @@ async fn what_is_left_of_a_request_that_was_answered_early_is_nobodys_next_one()
     assert_eq!(beijing.application.count("/early"), 3);
     assert_eq!(beijing.application.count("/x"), 3);
     assert_eq!(beijing.application.heard().len(), 6);
+}
+
+/// HTTP/2 begins a connection or is agreed on in TLS; it is nothing that a request can turn into.
+#[tokio::test]
+async fn nothing_becomes_another_protocol_in_the_middle() {
+    const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let [beijing, _singapore] = world().await;
+    let mut client = beijing.connect().await;
+    let asked = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    client.send(format!("{asked}{PREFACE}{asked}")).await;
+    assert_eq!(client.reply().await.status, 200);
+    let refused = client.reply().await.status;
+    assert!((400..600).contains(&refused), "{refused}");
+    assert!(client.ended().await);
+    assert_eq!(beijing.application.heard().len(), 1);
+
+    let mut client = beijing.connect().await;
+    client.send(format!("{PREFACE}{asked}")).await;
+    // What is said meanwhile is said in frames.
+    while client.next().await.is_some() {}
+    assert_eq!(beijing.application.heard().len(), 1);
 }

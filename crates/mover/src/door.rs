@@ -8,7 +8,9 @@ use std::time::Duration;
 use model::{BatchId, KeyKind, UserKey};
 use postgres::connect::{Bell, Session};
 use postgres::kept::Keeping;
-use residency::closings::{self, Opening, TO_MOVERS};
+use residency::closings::{self, Awaited, Opening, TO_MOVERS};
+use residency::gateways::LEASE_MAX;
+use residency::kept::Asks;
 use tokio::time::{Instant, timeout_at};
 
 use crate::ports::{Door, PortError, Soon};
@@ -103,6 +105,22 @@ impl GatewaysDoor {
 // === impl Listening ===
 
 impl Listening {
+    /// Waits, while nobody is closed yet, for gateways that have fallen silent: until they are heard again, or their lease is over.
+    async fn quiet(&mut self, deadline: Instant) -> residency::Result<()> {
+        loop {
+            let kept = self.session.kept();
+            let asked = Keeping::new(&*self.session, &kept);
+            let silent = closings::silent(&asked).await?;
+            if silent.is_empty() || Instant::now() >= deadline {
+                return Ok(());
+            }
+            if !pass(&asked, &silent).await? {
+                tracing::debug!(gateways = silent.len(), "waiting for silent gateways");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+
     /// Closes, and waits until everybody has said so; false where that is not so at the `deadline`.
     async fn shut(
         &mut self,
@@ -126,11 +144,7 @@ impl Listening {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            let ended = awaited.iter().filter(|gateway| gateway.ended);
-            let ended: Vec<&str> = ended.map(|gateway| gateway.name.as_str()).collect();
-            if !ended.is_empty() {
-                tracing::info!(%batch, gateways = ?ended, "the leases of these gateways are over");
-                closings::pass(&asked, &ended).await?;
+            if pass(&asked, &awaited).await? {
                 continue;
             }
             // A session that is lost says so at the next look.
@@ -143,10 +157,15 @@ impl Listening {
 impl Door for GatewaysDoor {
     fn attended(&self) -> Soon<'_, Result<bool, PortError>> {
         Box::pin(async move {
-            let listening = self.take().await?;
+            let mut listening = self.take().await?;
             let kept = listening.session.kept();
             let asked = Keeping::new(&*listening.session, &kept);
-            let attended = closings::attended(&asked).await;
+            let mut attended = closings::attended(&asked).await;
+            if let Ok(true) = attended {
+                // A lease is not longer; one that is silent beyond it is a clock's fault, and `close` has its own bound.
+                let deadline = Instant::now() + LEASE_MAX;
+                attended = listening.quiet(deadline).await.map(|()| true);
+            }
             self.put_back(listening, attended)
         })
     }
@@ -178,6 +197,18 @@ impl Door for GatewaysDoor {
             }
         })
     }
+}
+
+/// Goes past those whose lease is over; false where that is nobody's.
+async fn pass(asked: &impl Asks, awaited: &[Awaited]) -> residency::Result<bool> {
+    let ended = awaited.iter().filter(|gateway| gateway.ended);
+    let ended: Vec<&str> = ended.map(|gateway| gateway.name.as_str()).collect();
+    if ended.is_empty() {
+        return Ok(false);
+    }
+    tracing::info!(gateways = ?ended, "the leases of these gateways are over");
+    closings::pass(asked, &ended).await?;
+    Ok(true)
 }
 
 /// An error with its causes.

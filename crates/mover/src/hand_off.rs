@@ -112,18 +112,19 @@ impl Hands<'_> {
     ) -> Result<Outcome> {
         let (route, source) = (self.route, &self.route.source);
         self.rehearse().await?;
+        // First of all: it may take as long as a gateway's lease, and what is looked at after it is to be fresh.
+        let attended = route.door.attended().await;
         let kept_here = self.desk.source.kept();
         let kept = self.reader.kept();
         let asked = Keeping::new(&*self.desk.source, &kept_here);
         // All before anybody is closed, and all at once: none of these waits for another. What the digests will ask is
         // prepared here too.
-        let (near, same, stands, ready, batch, attended, reader) = tokio::join!(
+        let (near, same, stands, ready, batch, reader) = tokio::join!(
             self.caught_up(),
             self.shapes.look_again_here(route, &self.desk.source),
             rest::guarded(source, &self.desk.source),
             self.desk.target.ready(attempt),
             journal::new_batch(&asked, id),
-            route.door.attended(),
             verify::Reader::prepare(&**self.reader, &kept, &source.schema),
         );
         let mut spoilt = ready?;

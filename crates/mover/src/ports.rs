@@ -18,7 +18,8 @@ pub type Soon<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// The gateways' door: closed before a fence, so that requests wait instead of being refused, and opened after.
 pub trait Door: Send + Sync {
     /// Whether any gateway may stand before the source. A cheap look, made before every fence; where none does, the door is neither closed nor opened,
-    /// and the fence itself makes sure that none comes meanwhile.
+    /// and the fence itself makes sure that none comes meanwhile. One that has fallen silent is waited for, a lease at most: here
+    /// nobody is closed yet.
     fn attended(&self) -> Soon<'_, Result<bool, PortError>>;
 
     /// Holds back new requests of `users` and returns when every registered gateway has said so and requests in

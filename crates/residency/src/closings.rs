@@ -37,7 +37,7 @@ pub const TO_MOVERS: &str = "domicile_mover";
 /// The lock that a registration takes alone, and fences of a place without gateways share: with [`LOCK_CLASS`](crate::LOCK_CLASS).
 pub(crate) const GATE: i32 = 0x0047_6174;
 
-/// A gateway that has not yet closed its door.
+/// A gateway that the mover waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Awaited {
     /// Its name.
@@ -69,6 +69,21 @@ pub async fn attended(session: &impl Asks) -> Result<bool> {
         .await
         .doing("looking for gateways")?;
     Ok(rows.iter().any(|row| row.get(0)))
+}
+
+/// Who has not renewed its lease for more than half of it: as a rule it has died. To be waited for, or [passed](pass), before any user is closed: he
+/// would wait for it too.
+pub async fn silent(session: &impl Asks) -> Result<Vec<Awaited>> {
+    let rows = session
+        .ask(
+            "SELECT g.name, g.lease_until <= now.at FROM domicile.gateway AS g, \
+                    (SELECT clock_timestamp() AS at) AS now \
+              WHERE g.passed_at IS NULL AND now.at - g.renewed_at > g.lease_until - now.at",
+            &[],
+        )
+        .await
+        .doing("looking for gateways that have fallen silent")?;
+    Ok(rows.iter().map(awaited).collect())
 }
 
 /// Closes the door of `users`, committed when this returns, and tells the gateways. A batch is closed once; a second time changes
@@ -113,11 +128,14 @@ pub async fn not_yet(session: &impl Asks, batch: &BatchId) -> Result<Vec<Awaited
         )
         .await
         .doing("looking which gateways have closed their door")?;
-    let awaited = rows.iter().map(|row| Awaited {
+    Ok(rows.iter().map(awaited).collect())
+}
+
+fn awaited(row: &tokio_postgres::Row) -> Awaited {
+    Awaited {
         name: row.get(0),
         ended: row.get(1),
-    });
-    Ok(awaited.collect())
+    }
 }
 
 /// Goes past those of `names` whose lease is over and has not been renewed at this moment either: from then on they must register

@@ -135,7 +135,7 @@ pub async fn register(session: &impl Asks, name: &str, lease: Duration) -> Resul
                 "WITH alone AS MATERIALIZED (SELECT pg_advisory_xact_lock({LOCK_CLASS}, {GATE})::text AS held) \
                  INSERT INTO domicile.gateway AS g (name, lease_until) \
                  SELECT $1, clock_timestamp() + make_interval(secs => $2) FROM alone WHERE held IS NOT NULL \
-                 ON CONFLICT (name) DO UPDATE SET lease_until = excluded.lease_until, passed_at = NULL \
+                 ON CONFLICT (name) DO UPDATE SET lease_until = excluded.lease_until, renewed_at = excluded.renewed_at, passed_at = NULL \
                  RETURNING xmax <> 0"
             ),
             &[(&name, Type::TEXT), (&lease.as_secs_f64(), Type::FLOAT8)],
@@ -151,7 +151,8 @@ pub async fn renew(session: &impl Asks, name: &str, lease: Duration) -> Result<b
     let renewed = session
         .tell(
             "UPDATE domicile.gateway \
-                SET lease_until = greatest(lease_until, clock_timestamp() + make_interval(secs => $2)) \
+                SET lease_until = greatest(lease_until, clock_timestamp() + make_interval(secs => $2)), \
+                    renewed_at = clock_timestamp() \
               WHERE name = $1 AND passed_at IS NULL",
             &[
                 (&name, Type::TEXT),

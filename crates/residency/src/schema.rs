@@ -120,6 +120,7 @@ COMMENT ON TABLE domicile.open IS
 CREATE TABLE IF NOT EXISTS domicile.gateway (
     name text PRIMARY KEY,
     lease_until timestamptz NOT NULL,
+    renewed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     passed_at timestamptz,
     since timestamptz NOT NULL DEFAULT clock_timestamp()
 );

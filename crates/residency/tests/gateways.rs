@@ -224,6 +224,36 @@ async fn whoever_waits_wakes_when_the_session_is_lost() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_has_renewed_in_time_is_not_silent() -> Result<()> {
+    let site = Site::new().await?;
+    let (mover, gateway) = (site.mover().await?, site.mover().await?);
+    let silent = async || {
+        let silent = closings::silent(&mover).await?;
+        let silent = silent.into_iter();
+        anyhow::Ok(silent.map(|g| (g.name, g.ended)).collect::<Vec<_>>())
+    };
+    gateways::register(&gateway, "a", gateways::LEASE_MAX).await?;
+    gateways::register(&gateway, "b", gateways::LEASE_MAX).await?;
+    assert_eq!(silent().await?, []);
+    let ago = |seconds: u64, name: &str| {
+        format!(
+            "UPDATE domicile.gateway SET renewed_at = renewed_at - interval '{seconds} s', \
+                    lease_until = lease_until - interval '{seconds} s' WHERE name = '{name}'"
+        )
+    };
+    gateway.batch_execute(&ago(25, "a")).await?;
+    gateway.batch_execute(&ago(35, "b")).await?;
+    assert_eq!(silent().await?, [("b".to_owned(), false)]);
+    assert!(gateways::renew(&gateway, "b", gateways::LEASE_MAX).await?);
+    assert_eq!(silent().await?, []);
+    gateway.batch_execute(&ago(61, "a")).await?;
+    assert_eq!(silent().await?, [("a".to_owned(), true)]);
+    closings::pass(&mover, &["a"]).await?;
+    assert_eq!(silent().await?, []);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_lease_that_is_over_is_passed_unless_it_is_renewed_at_that_moment() -> Result<()> {
     let site = Site::new().await?;
     let (mover, mut gateway) = (site.mover().await?, site.mover().await?);

@@ -217,6 +217,9 @@ impl IntoResponse for Refusal {
             return (StatusCode::MISDIRECTED_REQUEST, refused).into_response();
         }
         if let Some(error) = error {
+            if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
+                return StatusCode::CONFLICT.into_response();
+            }
             eprintln!("a request failed: {error}");
         }
         StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -264,6 +264,7 @@ impl Visits {
         seen: &mut Seen,
     ) -> Result<(u16, Option<Account>)> {
         let end = Instant::now() + PATIENCE;
+        let mut unknown = false;
         loop {
             let wrote = match self.visitor.order(user, invoice).await {
                 Ok(wrote) => wrote,
@@ -275,6 +276,7 @@ impl Visits {
                 503 if self.forgives && Instant::now() < end => seen.again += 1,
                 502 if self.forgives && Instant::now() < end => {
                     seen.unknown += 1;
+                    unknown = true;
                     let read = self.read(user, seen).await?;
                     if read
                         .1
@@ -284,6 +286,8 @@ impl Visits {
                         return Ok(read);
                     }
                 }
+                // It came through the first time, after it was looked for.
+                409 if unknown => return self.read(user, seen).await,
                 _ => return Ok(wrote),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
