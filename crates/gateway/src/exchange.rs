@@ -67,7 +67,9 @@ pub(crate) enum Answered {
 /// What a refusal to execute says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Misdirected {
-    /// The home, from a gateway.
+    /// Whose request it is, from an application that found out: its route names nobody.
+    pub user: Option<String>,
+    /// The home, from a gateway; or where an application believes that the user lives whom it names.
     pub home: Option<String>,
     /// Its epoch, from a gateway.
     pub epoch: Option<i64>,
@@ -278,6 +280,7 @@ fn misdirected(head: &ResponseHead<'_, '_>, believes: Believes<'_>) -> Option<Mi
         };
         match header.name.to_ascii_lowercase().as_str() {
             "domicile-refused" => refused = Some(value),
+            "domicile-user" => says.user = Some(value.to_owned()),
             "domicile-home" => says.home = Some(value.to_owned()),
             "domicile-epoch" => says.epoch = value.parse().ok(),
             "domicile-newcomer" => says.newcomer = true,
@@ -285,8 +288,16 @@ fn misdirected(head: &ResponseHead<'_, '_>, believes: Believes<'_>) -> Option<Mi
         }
     }
     match believes {
-        Believes::Guard(nonce) => (nonce.is_some() && refused == nonce).then(Misdirected::default),
-        Believes::Gateway => says.home.is_some().then_some(says),
+        // Of what gateways say an application says nothing, but where it names a user.
+        Believes::Guard(nonce) => (nonce.is_some() && refused == nonce).then(|| Misdirected {
+            home: says.home.filter(|_| says.user.is_some()),
+            user: says.user,
+            ..Misdirected::default()
+        }),
+        Believes::Gateway => says
+            .home
+            .is_some()
+            .then_some(Misdirected { user: None, ..says }),
     }
 }
 

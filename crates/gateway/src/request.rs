@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use model::SiteName;
 
 use crate::asked::Asked;
+use crate::exchange::Misdirected;
 use crate::http::head::{Framing, RequestHead};
 use crate::http::response::is_ours;
 use crate::identify::Refused;
 use crate::locate::Word;
 use crate::site::Gateway;
-use crate::who::Who;
+use crate::who::{self, Who};
 
 /// How many gateways may pass a request on before it is given up: one knows the home, or two that it was told by the one before.
 pub const HOPS_MAX: u8 = 3;
@@ -92,6 +93,27 @@ impl Request {
             framing: head.framing,
             said,
         })
+    }
+
+    /// Takes the user whom the application that refused a request of nobody's named, with where it believes that he lives; false where it named
+    /// none, or what is no key.
+    pub fn is_named_by(&mut self, gateway: &Gateway, says: &Misdirected) -> bool {
+        let (Who::Nobody { service, .. }, Some(key)) = (&self.who, &says.user) else {
+            return false;
+        };
+        let Ok(named) = who::named(gateway, *service, key, None) else {
+            tracing::warn!("an application named a user by what is no key of its service");
+            return false;
+        };
+        let home = says.home.as_deref();
+        if let Some(site) = home.and_then(|home| gateway.site(&SiteName::from(home)))
+            && let Some(service) = gateway.services.get(usize::from(named.service))
+        {
+            // Less than any record, and any gateway, says.
+            service.homes.hear(named.hash, site, 0);
+        }
+        self.who = Who::Named(named);
+        true
     }
 }
 

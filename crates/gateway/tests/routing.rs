@@ -138,3 +138,40 @@ async fn what_gateways_say_to_each_other_nobody_else_can_say_or_hear() {
         heard[0].head
     );
 }
+
+#[tokio::test]
+async fn whom_the_application_names_is_served_at_his_home() {
+    let [beijing, singapore] = world().await;
+    beijing.records.set("7", at(1, 5));
+    singapore.records.set("7", HERE);
+    singapore.records.set("8", HERE);
+    let login = async |path: &str, fields: &str| {
+        let mut client = beijing.connect().await;
+        client
+            .send(format!(
+                "POST {path} HTTP/1.1\r\nhost: shop\r\n{fields}content-length: 3\r\n\r\nabc"
+            ))
+            .await;
+        client.reply().await
+    };
+    // Known by the records; unknown to them, but the application says where; known by what was heard the time before.
+    for (path, body) in [
+        ("/login/7", "singapore /login/7 3"),
+        ("/login/8@singapore", "singapore /login/8@singapore 3"),
+        ("/login/8", "singapore /login/8 3"),
+    ] {
+        let reply = login(path, "").await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, body));
+        assert!(!reply.head.to_ascii_lowercase().contains("domicile"));
+    }
+    assert_eq!(beijing.application.count("/login"), 3);
+    // An application where he does not live, and one that names nobody who can be: nothing goes round for ever.
+    assert_eq!(login("/login/0x7", "").await.status, 503);
+    // Only an application says so: not a client, and not for a request that has a user.
+    let reply = login("/x", "domicile-user: 7\r\n").await;
+    assert_eq!(reply.body, "beijing /x 3");
+    beijing.records.set("1", HERE);
+    let reply = login("/login/7", "x-user: 1\r\n").await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(singapore.application.count("/login"), 3);
+}

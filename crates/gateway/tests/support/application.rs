@@ -143,6 +143,7 @@ async fn serve(
         if path == "/gate" {
             gate.acquire().await.unwrap().forget();
         }
+        let named = path.strip_prefix("/login/").filter(|_| site == "beijing");
         let nonce = match path.as_str() {
             "/refuse" => refusals.lock().unwrap().pop(),
             _ => None,
@@ -151,6 +152,13 @@ async fn serve(
             _ if nonce.is_some() => {
                 let nonce = nonce.unwrap_or_default();
                 format!("HTTP/1.1 421 Misdirected Request\r\ncontent-length: 0\r\ndomicile-refused: {nonce}\r\n\r\n")
+            }
+            _ if named.is_some() => {
+                // `/login/7`: that is whose it is; `/login/7@singapore`: and he lives there.
+                let (user, home) = named.unwrap_or_default().split_once('@').unwrap_or((named.unwrap_or_default(), ""));
+                let home = if home.is_empty() { String::new() } else { format!("domicile-home: {home}\r\n") };
+                let nonce = super::NONCE;
+                format!("HTTP/1.1 421 Misdirected Request\r\ncontent-length: 0\r\ndomicile-refused: {nonce}\r\ndomicile-user: {user}\r\n{home}\r\n")
             }
             "/break" => return None,
             "/part" => {
