@@ -4,11 +4,16 @@
 
 mod support;
 
+use std::net::SocketAddr;
+use std::process::Stdio;
+
 use anyhow::{Context as _, Result, ensure};
 use support::PATIENCE;
 use support::linked::{Linked, met};
+use support::served::free_port;
 use support::visitors::Gateways;
 use testbed::wait_until;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_market_moves_under_visitors_and_no_request_fails() -> Result<()> {
@@ -35,6 +40,69 @@ async fn a_market_moves_under_visitors_and_no_request_fails() -> Result<()> {
     );
     gateways.check(&seen, &movers).await.with_context(logs)?;
     linked.world.expect_rest_but_running().await
+}
+
+/// The handler that is shown for Flask and psycopg, in an application that runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_in_python_keeps_to_the_contract() -> Result<()> {
+    let python = tokio::task::spawn_blocking(testbed::ensure_flask_installed).await??;
+    let (linked, movers) = Linked::shop("in_python", 200).await?;
+    let port = free_port().await?;
+    let shop = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/shop.py");
+    let handler = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/application");
+    let url = linked.world.clusters.0[0].url("shop", &linked.world.name);
+    let log = std::fs::File::create(linked.world.path("python.log"))?;
+    let _application = tokio::process::Command::new(python)
+        .args([shop, &port.to_string(), "beijing"])
+        .env("PYTHONPATH", handler)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("SHOP_DATABASE", url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .context("starting the shop in Python")?;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let gateways = Gateways::before(linked, Some(address)).await?;
+    let linked = &gateways.linked;
+    let both = [linked.serve(0).await?, linked.serve(1).await?];
+    met(&both).await?;
+    let logs = || {
+        let python = std::fs::read_to_string(linked.world.path("python.log"));
+        let python = python.unwrap_or_default();
+        format!("{}\n{}\n{python}", both[0].log(), both[1].log())
+    };
+    gateways.ready(movers[0]).await.with_context(logs)?;
+    let visitors = gateways.visit(&movers, 8, false);
+    visitors.more(40).await.with_context(logs)?;
+    let ran = linked.apply(0).run().await?.expect(0).with_context(logs)?;
+    assert_eq!(ran.summary()?["moved"], movers.len());
+    visitors.more(200).await.with_context(logs)?;
+    let seen = visitors.stop().await?;
+    gateways.check(&seen, &movers).await.with_context(logs)?;
+    // Straight at the application, past the gateways.
+    let nonce = linked
+        .world
+        .value(0, "SELECT nonce FROM domicile.home")
+        .await?;
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let (user, body) = (movers[0], "{\"invoice\": 1999999999}");
+    let request = format!(
+        "POST /users/{user}/invoices HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let lower = answer.to_ascii_lowercase();
+    ensure!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+    ensure!(
+        lower.contains(&format!("domicile-refused: {nonce}\r\n")),
+        "{answer}"
+    );
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

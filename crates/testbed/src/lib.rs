@@ -20,7 +20,7 @@ mod template;
 mod wait;
 
 pub use cluster::{Backup, Cluster, ClusterOptions};
-pub use install::ensure_postgres_installed;
+pub use install::{ensure_flask_installed, ensure_postgres_installed};
 #[cfg(feature = "long-path")]
 pub use long_path::{LongPath, Shore};
 pub use programs::find_bindir;

@@ -1,6 +1,7 @@
 //! Two linked sites with gateways before a shop, and visitors who come to either while users move.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -57,6 +58,11 @@ pub struct Visitors {
 impl Gateways {
     /// Gives the sites of `linked` gateways and applications; their daemons are to be started after.
     pub async fn new(linked: Linked) -> Result<Self> {
+        Self::before(linked, None).await
+    }
+
+    /// With another application at the first site, at `first`.
+    pub async fn before(linked: Linked, first: Option<SocketAddr>) -> Result<Self> {
         let world = &linked.world;
         let application = async |site: usize| {
             let url = world.clusters.0[site].url("shop", &world.name);
@@ -84,8 +90,10 @@ impl Gateways {
             let upstreams: String = SITES
                 .iter()
                 .zip(&applications)
-                .map(|(site, application)| {
-                    format!("upstream.{site} = \"http://{}\"\n", application.address)
+                .enumerate()
+                .map(|(n, (site, application))| {
+                    let address = first.filter(|_| n == 0).unwrap_or(application.address);
+                    format!("upstream.{site} = \"http://{address}\"\n")
                 })
                 .collect();
             let head = format!("[service.{}]\n", world.name);
