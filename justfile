@@ -17,9 +17,10 @@ test:
 prop:
     DOMICILE_CASES=1000000 cargo test -p mover --lib portion
 
-# Bent requests in pairs, of which an application must never hear a third: a hundred thousand (two thousand run with the tests)
+# Bent requests in pairs, of which an application must never hear a third: a hundred thousand before each of four servers (two thousand
+# before one run with the tests); needs python3, node and nginx
 desync:
-    DOMICILE_CASES=100000 cargo test --release -p gateway --test desync -- --nocapture
+    DOMICILE_CASES=100000 DOMICILE_SERVERS=hyper,python,node,nginx cargo test --release -p gateway --test desync -- --nocapture
 
 # The whole story on this machine
 demo:

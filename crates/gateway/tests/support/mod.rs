@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, reason = "each test file uses a part")]
 
 pub mod application;
+pub mod servers;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -95,6 +96,11 @@ pub async fn world() -> [Site; 2] {
 }
 
 pub async fn world_with(limits: Limits) -> [Site; 2] {
+    world_before(limits, None).await
+}
+
+/// With another application at the first site, at `first`.
+pub async fn world_before(limits: Limits, first: Option<SocketAddr>) -> [Site; 2] {
     let keys = SITES.map(|_| NewKey::draw().unwrap());
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let peers = SITES.map(|_| listen(any).unwrap());
@@ -125,7 +131,10 @@ pub async fn world_with(limits: Limits) -> [Site; 2] {
         let service = Service {
             name: "shop".into(),
             origin: SiteId(0),
-            upstream: Some(application.address.to_string()),
+            upstream: Some(match first.filter(|_| number == 0) {
+                Some(other) => other.to_string(),
+                None => application.address.to_string(),
+            }),
             homes: Homes::new(here),
             lease: Lease::default(),
         };
