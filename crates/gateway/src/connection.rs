@@ -1,5 +1,6 @@
 //! A client's connection, request by request: read it, find out whose it is and where he lives, send it there, carry the answer back.
 
+mod recall;
 mod route;
 mod send;
 
@@ -19,6 +20,7 @@ use crate::http::body::{Body, Next};
 use crate::http::head::{self, Framing, Malformed, room};
 use crate::http::read::{self, NoHead, say};
 use crate::http::respond::Answer;
+use crate::lines::{Open, Token};
 use crate::request::{self, Request};
 use crate::stream::Stream;
 use crate::tally::Course;
@@ -43,6 +45,8 @@ pub(crate) struct Connection {
     body: Vec<u8>,
     origin: Vec<u8>,
     slot: Arc<Slot>,
+    /// As this gateway knows the connection of a peer's.
+    line: Option<Open>,
     /// Of the request that is served.
     course: Course,
 }
@@ -51,6 +55,14 @@ pub(crate) struct Connection {
 enum After {
     Next,
     End,
+}
+
+/// What a head asks for.
+enum Understood {
+    Request(Request),
+    Refused(Answer),
+    /// What became of the request of that number over the line of that token.
+    Recall(Token, u64),
 }
 
 /// The body of a request.
@@ -81,8 +93,12 @@ impl Connection {
             body: Vec::new(),
             origin: request::origin(from, sealed),
             slot,
+            line: None,
             course: Course::default(),
         };
+        if connection.peer.is_some() && connection.greet().await.is_err() {
+            return;
+        }
         while let Ok(After::Next) = connection.one().await {}
         let _ = connection.stream.shutdown().await;
     }
@@ -108,9 +124,16 @@ impl Connection {
             Ok(Err(NoHead::TooLarge)) => return self.malformed(Malformed::TooLarge).await,
             Ok(Ok(length)) => length,
         };
+        if let Some(open) = &self.line {
+            open.line.comes();
+        }
         let mut request = match self.understand(length) {
-            Ok(Ok(request)) => request,
-            Ok(Err(answer)) => return self.refuse(answer, false, true).await,
+            Ok(Understood::Request(request)) => request,
+            Ok(Understood::Refused(answer)) => return self.refuse(answer, false, true).await,
+            Ok(Understood::Recall(token, number)) => {
+                self.input.advance(length);
+                return self.recall(&token, number).await;
+            }
             Err(malformed) => return self.malformed(malformed).await,
         };
         self.input.advance(length);
@@ -124,16 +147,22 @@ impl Connection {
         after
     }
 
-    /// The request whose head is the first `length` bytes; its answer where it is refused.
-    fn understand(&mut self, length: usize) -> Result<Result<Request, Answer>, Malformed> {
+    /// What the first `length` bytes ask for.
+    fn understand(&mut self, length: usize) -> Result<Understood, Malformed> {
         let mut room = room();
         let head = head::parse(&self.input[..length], &mut room)?;
         let asked = request::asked(&head, self.from, self.peer.as_ref());
+        if let Some((token, number)) = recall::asked(&asked) {
+            return Ok(Understood::Recall(token, number));
+        }
         let gateway = &*self.thread.gateway;
         let request = who::of(gateway, &asked).and_then(|who| {
             Request::new(gateway, &head, &asked, who, &self.origin, &mut self.onward)
         });
-        Ok(request.map_err(Answer::from))
+        Ok(match request {
+            Ok(request) => Understood::Request(request),
+            Err(refused) => Understood::Refused(refused.into()),
+        })
     }
 
     /// Reads the body, as far as one is kept; `None` where the client did not send it.

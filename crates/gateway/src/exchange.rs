@@ -75,6 +75,17 @@ pub(crate) struct Misdirected {
     pub epoch: Option<i64>,
     /// That the origin knows nothing of him.
     pub newcomer: bool,
+    /// What became of a request that was asked for over another connection, from a gateway.
+    pub recalled: Option<Fate>,
+}
+
+/// What became of a request that has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It was not executed, and will not be.
+    Never,
+    /// Nobody knows.
+    Unknown,
 }
 
 /// Why there is no whole answer.
@@ -284,6 +295,12 @@ fn misdirected(head: &ResponseHead<'_, '_>, believes: Believes<'_>) -> Option<Mi
             "domicile-home" => says.home = Some(value.to_owned()),
             "domicile-epoch" => says.epoch = value.parse().ok(),
             "domicile-newcomer" => says.newcomer = true,
+            "domicile-recalled" => {
+                says.recalled = Some(match value {
+                    "never" => Fate::Never,
+                    _ => Fate::Unknown,
+                })
+            }
             _ => {}
         }
     }
@@ -294,10 +311,10 @@ fn misdirected(head: &ResponseHead<'_, '_>, believes: Believes<'_>) -> Option<Mi
             user: says.user,
             ..Misdirected::default()
         }),
-        Believes::Gateway => says
-            .home
-            .is_some()
-            .then_some(Misdirected { user: None, ..says }),
+        Believes::Gateway => {
+            let says = Misdirected { user: None, ..says };
+            (says.home.is_some() || says.recalled.is_some()).then_some(says)
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod exchange;
 pub mod homes;
 pub mod http;
 pub mod identify;
+pub mod lines;
 pub mod locate;
 mod multiplexed;
 mod pool;

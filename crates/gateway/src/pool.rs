@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use crate::lines::Token;
 use crate::stream::Stream;
 
 /// Connections at rest to one place, a thread. Further ones are closed.
@@ -31,6 +32,10 @@ pub(crate) struct Upstream {
     pub input: BytesMut,
     /// Whether it has carried a request before: then the other end may have closed it while it rested.
     pub used: bool,
+    /// By which the peer's gateway knows this connection.
+    pub line: Option<Token>,
+    /// Requests that were sent over it.
+    pub sent: u64,
 }
 
 /// The connections of one thread that rest.

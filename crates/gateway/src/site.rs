@@ -13,6 +13,7 @@ use crate::clean::Clean;
 use crate::doors::{Bounds, Doors};
 use crate::homes::{Homes, SiteId};
 use crate::identify::Rules;
+use crate::lines::Lines;
 use crate::tally::Tally;
 
 /// A boxed future, so that what stands behind a gateway can be chosen at run time.
@@ -38,6 +39,8 @@ pub struct Gateway {
     pub peers: Option<Peers>,
     /// The certificate that clients are shown, where they come by TLS; may be replaced while it runs.
     pub front: RwLock<Option<Arc<ServerConfig>>>,
+    /// What became of the last request of each connection that a peer's gateway made to this one.
+    pub lines: Arc<Lines>,
     /// What was done.
     pub tally: Tally,
     /// Bounds.

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::Connection;
+use crate::lines::{GREETING, Token};
 use crate::multiplexed;
 use crate::pool::{Place, Pool, Upstream};
 use crate::site::Gateway;
@@ -37,9 +39,15 @@ pub(crate) struct Thread {
 impl Thread {
     /// A connection to `place`, and whether it has rested.
     pub async fn connect(&self, place: Place) -> io::Result<(Upstream, bool)> {
-        if let Some(upstream) = self.pool.take(place) {
-            return Ok((upstream, true));
+        match self.pool.take(place) {
+            Some(upstream) => Ok((upstream, true)),
+            None => Ok((self.dial(place).await?, false)),
         }
+    }
+
+    /// A new connection to `place`.
+    pub async fn dial(&self, place: Place) -> io::Result<Upstream> {
+        let mut line = None;
         let stream = match place {
             Place::Local(service) => {
                 let service = self.gateway.services.get(usize::from(service));
@@ -58,18 +66,32 @@ impl Thread {
                 let address = peers.addresses.get(at).and_then(Option::as_ref);
                 let address = address
                     .ok_or_else(|| io::Error::other("no address of this site's gateways"))?;
-                Stream::Sealed(Box::new(peers.sealed.connect(address, site).await?))
+                let sealed = peers.sealed.connect(address, site).await?;
+                let mut stream = Stream::Sealed(Box::new(sealed));
+                line = Some(timeout(CONNECT, greeting(&mut stream)).await??);
+                stream
             }
         };
-        Ok((
-            Upstream {
-                stream,
-                input: BytesMut::new(),
-                used: false,
-            },
-            false,
-        ))
+        Ok(Upstream {
+            stream,
+            input: BytesMut::new(),
+            used: false,
+            line,
+            sent: 0,
+        })
     }
+}
+
+/// Reads by which token the gateway at the other end knows this connection.
+async fn greeting(stream: &mut Stream) -> io::Result<Token> {
+    let mut said = [0; GREETING];
+    stream.read_exact(&mut said).await?;
+    let token = said.strip_suffix(b"\n");
+    let token = token.filter(|token| token.iter().all(u8::is_ascii_hexdigit));
+    let token = token.and_then(|token| std::str::from_utf8(token).ok());
+    token
+        .map(Token::from)
+        .ok_or_else(|| io::Error::other("this is no gateway, or one of another version"))
 }
 
 /// Listens at `address`, as others may that listen there too: the kernel spreads connections over them.

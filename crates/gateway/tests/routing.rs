@@ -175,3 +175,27 @@ async fn whom_the_application_names_is_served_at_his_home() {
     assert_eq!(reply.status, 503);
     assert_eq!(singapore.application.count("/login"), 3);
 }
+
+#[tokio::test]
+async fn a_write_whose_path_is_cut_is_executed_once_and_answered() {
+    let [beijing, singapore] = world().await;
+    beijing.records.set("7", at(1, 5));
+    singapore.records.set("7", HERE);
+    let cuts = async {
+        until(|| singapore.application.count("/gate") == 1).await;
+        singapore.relay.cut().await;
+        singapore.application.gate.add_permits(1);
+    };
+    let (reply, ()) = tokio::join!(beijing.post("7", "/gate", b"abc"), cuts);
+    assert_eq!(
+        (reply.status, reply.body.as_str()),
+        (200, "singapore /gate 3")
+    );
+    assert_eq!(singapore.application.count("/gate"), 1);
+    assert_eq!(beijing.application.heard(), []);
+
+    // One that the application breaks off is not known of, path or no path.
+    let reply = beijing.post("7", "/break", b"abc").await;
+    assert_eq!(reply.status, 502);
+    assert_eq!(singapore.application.count("/break"), 1);
+}

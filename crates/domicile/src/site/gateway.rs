@@ -114,6 +114,7 @@ pub fn start(config: &Config, site: &SiteName) -> Outcome<Running> {
         doors: Doors::default(),
         residents: Arc::new(homes),
         front: front.shown(),
+        lines: Arc::default(),
         tally: Tally::new(markets(config)),
         limits: limits(settings),
     });

@@ -113,6 +113,9 @@ impl Connection {
                         .refuse(answer, request.head_only, self.must_end(request, &held))
                         .await;
                 }
+                // The path was lost, and may be again.
+                Sent::Never if tokio::time::Instant::now() < parked_until => {}
+                Sent::Never => return self.give_up(held, request).await,
                 Sent::Again(says) if request.is_named_by(gateway, &says) => {
                     // As a request of his that has just come, but for the hop.
                     told = Word::default();

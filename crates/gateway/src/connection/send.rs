@@ -3,8 +3,10 @@
 use std::io;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use tokio::io::split;
 
+use super::recall::Keeping;
 use super::{After, Connection, Held};
 use crate::exchange::{Answered, Asking, Believes, Failed, Misdirected, answer, relay};
 use crate::http::body::Body;
@@ -21,7 +23,18 @@ pub(super) enum Sent {
     Done(After),
     /// It was not executed, and may be sent again, elsewhere or later.
     Again(Misdirected),
+    /// The connection was lost, and it is certain that it was not executed, nor will be.
+    Never,
     Refused(Answer),
+}
+
+/// What came of a request that was whole.
+pub(super) struct Exchanged {
+    pub answered: Result<Answered, Failed>,
+    /// The answer as it was written, if it was to be kept and could be.
+    kept: Option<Bytes>,
+    /// Whether the client was lost before it had all of it.
+    lost: bool,
 }
 
 impl Connection {
@@ -56,17 +69,44 @@ impl Connection {
                 },
                 patience: limits.answer,
             };
+            upstream.sent += 1;
+            // A peer's gateway that asks later is told what came of it; one that asked already was told that nothing does.
+            if let Some(open) = &self.line
+                && !open.line.gives()
+            {
+                return Err(io::Error::other("the connection is given up"));
+            }
             // Where the answer came before the end of the request, the rest of that would be taken for the next, at either end.
             let mut carried = true;
-            let answered = match held {
-                Held::Whole => self.exchange(&mut upstream, asking).await,
+            let Exchanged {
+                answered,
+                kept,
+                lost,
+            } = match held {
+                Held::Whole => {
+                    let keeps = self.line.is_some() && !request.safe;
+                    self.exchange(&mut upstream, asking, keeps).await
+                }
                 Held::Streams(body) => {
                     let streamed = self.stream(&mut upstream, asking, body, request.framing);
                     let (answered, whole) = streamed.await;
                     carried = whole;
-                    answered
+                    Exchanged {
+                        answered,
+                        kept: None,
+                        lost: false,
+                    }
                 }
             };
+            if let Some(open) = &self.line {
+                match &answered {
+                    Ok(Answered::Misdirected { .. }) => open.line.takes_back(),
+                    Ok(_) | Err(_) => open.line.answered(kept),
+                }
+            }
+            if lost {
+                return Err(io::Error::other("the peer's gateway is gone"));
+            }
             match answered {
                 Ok(Answered::Whole {
                     status,
@@ -108,6 +148,12 @@ impl Connection {
                 Err(Failed::Nothing) if resting && request.safe && matches!(held, Held::Whole) => {}
                 Err(Failed::Nothing) if request.safe => {
                     return Ok(Sent::Refused(Answer::again("the application broke off")));
+                }
+                Err(Failed::Nothing)
+                    if matches!((place, &held), (Place::Peer(_), Held::Whole))
+                        && let Some(token) = &upstream.line =>
+                {
+                    return self.ask_again(place, token, upstream.sent, asking).await;
                 }
                 Err(Failed::Nothing | Failed::Malformed) => {
                     return Ok(Sent::Refused(Answer::new(
@@ -160,26 +206,32 @@ impl Connection {
         }
     }
 
-    /// A request that is whole.
-    async fn exchange(
+    /// A request that is whole. With `keeps` the answer is kept, and read to its end even if the client is lost.
+    pub(super) async fn exchange(
         &mut self,
         upstream: &mut Upstream,
         asking: Asking<'_>,
-    ) -> Result<Answered, Failed> {
+        keeps: bool,
+    ) -> Exchanged {
+        let mut exchanged = Exchanged {
+            answered: Err(Failed::Nothing),
+            kept: None,
+            lost: false,
+        };
         if say(&mut upstream.stream, &self.out).await.is_err() {
-            return Err(Failed::Nothing);
+            return exchanged;
         }
         self.out.clear();
-        let Upstream { stream, input, .. } = upstream;
-        answer(
-            stream,
-            input,
-            &mut self.stream,
-            &mut self.out,
-            asking,
-            &self.slot,
-        )
-        .await
+        let (from, input) = (&mut upstream.stream, &mut upstream.input);
+        let (to, out, slot) = (&mut self.stream, &mut self.out, &self.slot);
+        if keeps {
+            let mut to = Keeping::new(to);
+            exchanged.answered = answer(from, input, &mut to, out, asking, slot).await;
+            (exchanged.kept, exchanged.lost) = to.into_parts();
+        } else {
+            exchanged.answered = answer(from, input, to, out, asking, slot).await;
+        }
+        exchanged
     }
 
     /// A request whose body is carried while it comes. The answer may come before its end: says, too, whether all of it was carried.

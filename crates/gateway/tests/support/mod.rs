@@ -20,6 +20,7 @@ use gateway::tally::Tally;
 use gateway::thread::{Callers, listen, run};
 use link::{Identity, NewKey, Sealed};
 use model::{KeyKind, Market, SiteName, UserKey};
+use testbed::Relay;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -77,6 +78,8 @@ pub struct Site {
     pub records: Arc<Records>,
     pub application: Application,
     pub clients: SocketAddr,
+    /// Before the place where the other's gateway reaches this one.
+    pub relay: Relay,
     end: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -104,10 +107,16 @@ pub async fn world_before(limits: Limits, first: Option<SocketAddr>) -> [Site; 2
     let keys = SITES.map(|_| NewKey::draw().unwrap());
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let peers = SITES.map(|_| listen(any).unwrap());
-    let addresses: Vec<Option<String>> = peers
+    let mut relays = Vec::new();
+    for peer in &peers {
+        let address = peer.local_addr().unwrap().to_string();
+        relays.push(Relay::start(address).await.unwrap());
+    }
+    let addresses: Vec<Option<String>> = relays
         .iter()
-        .map(|peer| Some(peer.local_addr().unwrap().to_string()))
+        .map(|relay| Some(relay.address().to_owned()))
         .collect();
+    let mut relays = relays.into_iter();
     let route = Route {
         service: "shop".into(),
         host: None,
@@ -154,6 +163,7 @@ pub async fn world_before(limits: Limits, first: Option<SocketAddr>) -> [Site; 2
                 addresses: addresses.clone(),
             }),
             front: Default::default(),
+            lines: Default::default(),
             tally: Tally::new(BTreeSet::new()),
             limits,
         });
@@ -164,6 +174,7 @@ pub async fn world_before(limits: Limits, first: Option<SocketAddr>) -> [Site; 2
             records,
             application,
             clients: clients.local_addr().unwrap(),
+            relay: relays.next().unwrap(),
             end: end.clone(),
             thread: Some(std::thread::spawn(move || {
                 let listeners = vec![(clients, Callers::Clients), (peer, Callers::Peers)];
