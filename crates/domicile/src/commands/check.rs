@@ -1,5 +1,7 @@
 //! `check`: looks at everything that a move needs, at every site, and says what to do.
 
+mod gateways;
+
 use std::time::Duration;
 
 use model::{ServiceName, SiteName};
@@ -28,6 +30,7 @@ pub async fn run(config: &Config, args: &Check) -> Outcome {
         .transpose()?;
     homes::say_elsewhere(config)?;
     let mut findings = configured(config);
+    findings.extend(gateways::findings(config));
     let mut unreached = false;
     for (name, service) in &config.services {
         unreached |= check_service(config, name, service, only.as_ref(), &mut findings).await?;
