@@ -6,6 +6,7 @@ mod serve;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -102,6 +103,8 @@ pub enum Command {
     Ledger(Ledger),
     /// Show where a user's data is and since when, with proofs that anyone checks offline
     Prove(Prove),
+    /// Show how long requests took and how many failed, by market, before and after its users moved
+    Report(Report),
     /// Be a site's daemon: lead, hold the link to the other sites, and say how it is
     Serve(Serve),
     /// The whole story on this machine, with throwaway databases
@@ -183,11 +186,16 @@ pub struct Uninstall {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Where sites are linked the daemon of one site counts who leaves it, and asks the others what would stop `apply` and who comes from them: \
-exits with 1 where something would, with 3 where a site does not answer.")]
+exits with 1 where something would, with 3 where a site does not answer.\n\n\
+With --suggest it reads what the gateways of all sites counted in the last 30 days (see `report`), and proposes what is at least 10 % faster and \
+was measured; with --phase, as if the phases up to that one were carried out.")]
 pub struct Plan {
     /// This phase; without it the first that is not complete
     #[arg(long, value_name = "PHASE")]
     pub phase: Option<String>,
+    /// Show instead, of the history of requests, which permitted home would serve each market faster
+    #[arg(long, conflicts_with = "site")]
+    pub suggest: bool,
     /// With linked sites: the site whose users are planned for. Not needed where one site alone has a daemon on this machine
     #[arg(long, value_name = "SITE")]
     pub site: Option<String>,
@@ -579,6 +587,23 @@ pub struct Prove {
     pub json: Json,
 }
 
+/// `report`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads what gateways wrote into the home databases that are known here, and when users left. Nothing in it is about one user. Minutes are kept for two \
+days, then hours for 400. A site that is not read is named, and it exits with 3.")]
+pub struct Report {
+    /// Write it to this file as well, as a page of HTML that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Of the last so long only: 36h, 7d
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<Duration>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its help is that of the flag")]
+    pub json: Json,
+}
+
 /// `demo`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -603,6 +628,10 @@ pub struct SiteUrl {
     pub site: String,
     /// The URL of a home database there.
     pub url: crate::config::Secret,
+}
+
+fn since(text: &str) -> Result<Duration, &'static str> {
+    crate::config::duration(text).ok_or("expected a whole number with min, h or d")
 }
 
 fn reason(text: &str) -> Result<String, &'static str> {
@@ -678,6 +707,9 @@ mod tests {
             "domicile ledger seal --json",
             "domicile prove 17 --service shop --json --out p.json",
             "domicile prove --check p.json",
+            "domicile plan --suggest --phase one --json",
+            "domicile report",
+            "domicile report --out r.html --since 7d --json",
             "domicile serve --site beijing",
             "domicile serve --site beijing --role mover --log debug --socket a.sock",
             "domicile serve --site beijing --role all",
@@ -700,6 +732,8 @@ mod tests {
             "domicile keys new",
             "domicile serve",
             "domicile serve --site beijing --role king",
+            "domicile report --since yesterday",
+            "domicile plan --suggest --site beijing",
             "domicile prove",
             "domicile prove 17 --check p.json",
             "domicile ledger export",

@@ -12,3 +12,4 @@ pub mod propose_toml;
 pub mod render;
 pub mod site;
 pub mod summary;
+pub mod traffic;

@@ -1,6 +1,6 @@
 //! Policy: market -> home, per service and phase.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,12 @@ impl Policy {
     pub fn version(&self) -> serde_json::Result<String> {
         let hash = blake3::hash(self.body()?.to_string().as_bytes());
         Ok(hash.to_hex()[..32].to_owned())
+    }
+
+    /// The markets that it names.
+    pub fn markets(&self) -> BTreeSet<Market> {
+        let named = self.phases.iter().flat_map(|phase| phase.home.keys());
+        named.chain(self.pinned.keys()).cloned().collect()
     }
 
     /// Whether a user of `market` may be written at `site`: a pinned market at its pin alone.

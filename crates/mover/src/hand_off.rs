@@ -7,7 +7,7 @@ use handoff::decision::Decision;
 use handoff::judge::Handoff;
 use handoff::record::{Event, Resident, State};
 use model::fault::point;
-use model::{Attempt, BatchId, Epoch, MoveId, UserKey};
+use model::{Attempt, BatchId, Epoch, Market, MoveId, UserKey};
 use postgres::connect::Session;
 use postgres::digest::{BatchDigest, DigestKey};
 use postgres::kept::Keeping;
@@ -29,7 +29,7 @@ use crate::far::Verdict;
 use crate::prepare::Aside;
 use crate::rest;
 use crate::route::{Offices, Route};
-use crate::settle::{clear_named, held, write_down};
+use crate::settle::{clear_named, held, markets, write_down};
 use crate::shapes::{Shapes, unchanged};
 
 /// What came of one try to hand a batch off.
@@ -98,6 +98,7 @@ struct Going<'a> {
     users: &'a [UserKey],
     batch: &'a BatchId,
     gate: Gate,
+    markets: Option<BTreeMap<Market, u64>>,
     /// Since when its users wait.
     started: Instant,
 }
@@ -119,13 +120,14 @@ impl Hands<'_> {
         let asked = Keeping::new(&*self.desk.source, &kept_here);
         // All before anybody is closed, and all at once: none of these waits for another. What the digests will ask is
         // prepared here too.
-        let (near, same, stands, ready, batch, reader) = tokio::join!(
+        let (near, same, stands, ready, batch, reader, markets) = tokio::join!(
             self.caught_up(),
             self.shapes.look_again_here(route, &self.desk.source),
             rest::guarded(source, &self.desk.source),
             self.desk.target.ready(attempt),
             journal::new_batch(&asked, id),
             verify::Reader::prepare(&**self.reader, &kept, &source.schema),
+            markets(&asked, source, users),
         );
         let mut spoilt = ready?;
         spoilt.retain(|(user, _)| users.contains(user));
@@ -153,6 +155,7 @@ impl Hands<'_> {
             users,
             batch: &batch,
             gate,
+            markets,
             started: Instant::now(),
         };
         if gate == Gate::Unattended {
@@ -189,6 +192,7 @@ impl Hands<'_> {
             batch,
             gate,
             started,
+            ref markets,
         } = going;
         let kept_here = self.desk.source.kept();
         point("before-fence");
@@ -265,6 +269,7 @@ impl Hands<'_> {
             rows,
             digest: Some(&stored),
             pause: Some(pause),
+            markets: markets.as_ref(),
         };
         let closed = gate == Gate::Closed;
         let writing = write_down(route, self.offices, self.desk, &departure, &decision);

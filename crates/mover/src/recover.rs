@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use handoff::record::{Event, State};
 use model::fault::{Bug, planted};
-use model::{Attempt, MoveId};
+use model::{Attempt, MoveId, UserKey};
 use postgres::lsn::Lsn;
 use postgres::slot::Slot;
 use postgres::snapshot::Snapshot;
@@ -19,7 +19,7 @@ use crate::portion::Progress;
 use crate::prepare::contradiction;
 use crate::put_back;
 use crate::route::{Offices, Route};
-use crate::settle::settle;
+use crate::settle::{markets, settle};
 
 /// A chunk whose copy survived.
 #[derive(Debug)]
@@ -74,6 +74,8 @@ pub(crate) async fn batches_in_doubt(
     }
     for (batch, attempt, users) in offered {
         let decision = desk.target.became(&batch, &users).await?;
+        let keys: Vec<UserKey> = users.iter().map(|(user, _)| user.clone()).collect();
+        let markets = markets(&*desk.source, source, &keys).await;
         let id = MoveId::new(batch.as_str().rsplit_once('/').map_or("", |(id, _)| id));
         let departure = Departure {
             batch: &batch,
@@ -83,6 +85,7 @@ pub(crate) async fn batches_in_doubt(
             rows: 0,
             digest: None,
             pause: None,
+            markets: markets.as_ref(),
         };
         settle(route, offices, desk, &departure, &decision).await?;
     }

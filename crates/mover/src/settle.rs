@@ -1,9 +1,11 @@
 //! The end of a handoff at the source: what the target said of a batch is written down.
 
+use std::collections::BTreeMap;
+
 use handoff::decision::Decision;
 use handoff::record::{Event, Resident};
 use model::fault::point;
-use model::{Attempt, UserKey};
+use model::{Attempt, Market, UserKey};
 use postgres::kept::Keeping;
 use residency::entries;
 use residency::journal::{self, Departure};
@@ -102,6 +104,17 @@ pub(crate) async fn write_down(
     commit(tx, source, doing).await?;
     point("after-departed");
     Ok(())
+}
+
+/// Of which markets `users` of the source are, for the journal. No move fails for it.
+pub(crate) async fn markets(
+    session: &impl Asks,
+    source: &End,
+    users: &[UserKey],
+) -> Option<BTreeMap<Market, u64>> {
+    let found = postgres::markets::of(session, &source.schema, users).await;
+    let failed = |error| tracing::warn!(why = %model::causes(&error), "the journal will not say of which markets users are");
+    found.map_err(failed).ok()
 }
 
 /// The records of `users`, locked, in a transaction that holds `office`.

@@ -216,7 +216,7 @@ pub async fn orphan_rows(
 }
 
 /// Those keys that can be keys of users at all.
-fn acceptable(kind: KeyKind, keys: &[UserKey]) -> Vec<&str> {
+pub(crate) fn acceptable(kind: KeyKind, keys: &[UserKey]) -> Vec<&str> {
     let keys = keys.iter().map(UserKey::as_str);
     keys.filter(|key| kind.accepts(key)).collect()
 }

@@ -1,10 +1,11 @@
 //! The journal of moves that leave from a home database: moves, chunks, batches, users set aside. It is the control
 //! state of a move: whoever takes over reads it, nothing else.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model::{Attempt, BatchId, Epoch, KeyKind, MoveId, ServiceName, SiteName, UserKey};
-use serde_json::Value;
+use model::{Attempt, BatchId, Epoch, KeyKind, Market, MoveId, ServiceName, SiteName, UserKey};
+use serde_json::{Value, json};
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
@@ -308,6 +309,8 @@ pub struct Departure<'a> {
     pub digest: Option<&'a Value>,
     /// How long they were closed, where it was measured.
     pub pause: Option<Duration>,
+    /// How many were of which market, where that was found out.
+    pub markets: Option<&'a BTreeMap<Market, u64>>,
 }
 
 /// Records a departure, in the transaction in which the users depart. Recording it again changes nothing.
@@ -323,8 +326,8 @@ pub async fn depart(tx: &impl Asks, kind: KeyKind, departure: &Departure<'_>) ->
     tx.tell(
         &format!(
             "WITH logged AS ( \
-               INSERT INTO domicile.batch_log (batch, move_id, attempt, users, rows, digest, pause_us) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (batch) DO NOTHING RETURNING batch, move_id, users), \
+               INSERT INTO domicile.batch_log (batch, move_id, attempt, users, rows, digest, pause_us, markets) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $10) ON CONFLICT (batch) DO NOTHING RETURNING batch, move_id, users), \
              gone AS ( \
                INSERT INTO domicile.passenger SELECT l.batch, p.k::{key}, p.e \
                FROM logged AS l, unnest($8::text[], $9::bigint[]) AS p(k, e)), \
@@ -343,6 +346,7 @@ pub async fn depart(tx: &impl Asks, kind: KeyKind, departure: &Departure<'_>) ->
             (&departure.pause.map(|p| p.as_micros() as i64), Type::INT8),
             (&keys, Type::TEXT_ARRAY),
             (&epochs, Type::INT8_ARRAY),
+            (&departure.markets.map(|markets| json!(markets)), Type::JSONB),
         ],
     )
     .await

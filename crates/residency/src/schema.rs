@@ -151,6 +151,30 @@ CREATE UNLOGGED TABLE IF NOT EXISTS domicile.closed (
 COMMENT ON TABLE domicile.closed IS
     'Which gateway has closed its door for which batch, and how many requests had not ended by then.';
 
+CREATE TABLE IF NOT EXISTS domicile.traffic (
+    at timestamptz NOT NULL,
+    span text NOT NULL CHECK (span IN ('minute', 'hour')),
+    home text NOT NULL,
+    market text NOT NULL,
+    bounds_ms integer[] NOT NULL,
+    requests bigint NOT NULL,
+    failures bigint NOT NULL,
+    parked bigint NOT NULL,
+    redirected bigint NOT NULL,
+    total_us bigint NOT NULL,
+    within bigint[] NOT NULL CHECK (cardinality(within) = cardinality(bounds_ms) + 1),
+    PRIMARY KEY (at, span, home, market, bounds_ms)
+);
+COMMENT ON TABLE domicile.traffic IS
+    'What gateways of this site were asked, by home and market, nothing of users: minutes, and hours of what is older.';
+
+CREATE TABLE IF NOT EXISTS domicile.counting (
+    gateway text PRIMARY KEY,
+    n bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE domicile.counting IS 'Up to which number each gateway''s counts stand in domicile.traffic.';
+
 CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
 COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';
 
@@ -250,6 +274,13 @@ CREATE TABLE IF NOT EXISTS domicile.batch_log (
     pause_us bigint,
     departed_at timestamptz NOT NULL DEFAULT now()
 );
+-- Of version 7; looked for first, as the lock would wait for a move.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'domicile.batch_log'::regclass AND attname = 'markets') THEN
+        ALTER TABLE domicile.batch_log ADD COLUMN markets jsonb;
+    END IF;
+END $$;
+COMMENT ON COLUMN domicile.batch_log.markets IS 'How many of its users were of which market.';
 COMMENT ON TABLE domicile.batch_log IS 'Batches that changed home from here, with the digest that both sides agreed on.';
 
 CREATE TABLE IF NOT EXISTS domicile.passenger (

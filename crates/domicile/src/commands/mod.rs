@@ -18,6 +18,7 @@ pub mod ledger;
 mod log;
 pub mod plan;
 pub mod prove;
+pub mod report;
 pub mod resolve;
 pub mod rollback;
 pub mod routes;
@@ -26,6 +27,7 @@ pub mod serve;
 pub mod slot;
 pub mod status;
 pub mod steer;
+pub mod suggest;
 pub mod uninstall;
 pub mod users;
 pub mod verify;
@@ -103,6 +105,7 @@ async fn dispatch(cli: &Cli) -> Outcome {
             cli::LedgerCommand::Seal(args) => ledger::seal::run(&configuration(cli)?, args).await,
         },
         Command::Prove(args) => prove::run(cli, args).await,
+        Command::Report(args) => report::run(&configuration(cli)?, args).await,
         Command::Serve(args) => serve::run(cli, args).await,
     }
 }

@@ -20,6 +20,9 @@ use crate::site;
 /// Prints the plan. Changes nothing. Where some sites' databases are not known here, what leaves one site, by its daemon: 3 where a peer does not answer,
 /// 1 where something would stop `apply`.
 pub async fn run(config: &Config, args: &Plan) -> Outcome {
+    if args.suggest {
+        return super::suggest::run(config, args).await;
+    }
     let by_itself = config.elsewhere().is_empty() && args.site.is_none();
     if !by_itself && let Some(site) = site::of_daemon(config, args.site.as_deref())? {
         return by_daemon(config, args, &site).await;
@@ -100,7 +103,7 @@ fn origins(config: &Config) -> BTreeMap<ServiceName, SiteName> {
         .collect()
 }
 
-fn number(config: &Config, name: &str) -> Outcome<usize> {
+pub(super) fn number(config: &Config, name: &str) -> Outcome<usize> {
     config.policy.phase(name).ok_or_else(|| {
         let names: Vec<_> = config
             .policy

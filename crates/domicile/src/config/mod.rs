@@ -42,7 +42,7 @@ pub use error::ConfigError;
 pub use gateway::{Gateway, GatewayPeers, Park, Tls};
 pub use key::KeyFile;
 pub use link::Link;
-pub use quantity::rate;
+pub use quantity::{duration, rate};
 use reader::{Source, Table};
 pub use route::{ClaimFrom, MarketFrom, Route, UserFrom};
 pub use secret::{Database, Secret, UrlFrom, scrub};

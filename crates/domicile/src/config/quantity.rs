@@ -12,7 +12,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Reads a duration: a whole number with `ms`, `s`, `min`, `h` or `d`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let milliseconds = match unit {
         "ms" => 1,

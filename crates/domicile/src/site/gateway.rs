@@ -3,11 +3,11 @@
 mod facts;
 mod follow;
 mod front;
+mod history;
 mod measured;
 mod peers;
 pub mod rules;
 
-use std::collections::BTreeSet;
 use std::net::ToSocketAddrs as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use ::gateway::homes::{Homes, SiteId};
 use ::gateway::site::{Gateway, Lease, Limits, Service};
 use ::gateway::tally::Tally;
 use ::gateway::thread::{self, Callers};
-use model::{Market, SiteName};
+use model::SiteName;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,7 @@ use crate::config::{Config, Gateway as Settings};
 use crate::exit::{Exit, Failure, OrFail as _, Outcome};
 use facts::Facts;
 use follow::Follower;
+use history::History;
 pub use measured::Measured;
 
 /// How long requests under way may take to end when the gateway does: a service manager is told that it is gone within ten seconds.
@@ -36,6 +37,8 @@ pub struct Running {
     end: CancellationToken,
     threads: Vec<std::thread::JoinHandle<std::io::Result<()>>>,
     tasks: JoinSet<()>,
+    /// Those that tell the history, once more when the token says that no request is under way.
+    histories: (CancellationToken, JoinSet<()>),
     gateway: Arc<Gateway>,
 }
 
@@ -115,11 +118,15 @@ pub fn start(config: &Config, site: &SiteName) -> Outcome<Running> {
         residents: Arc::new(homes),
         front: front.shown(),
         lines: Arc::default(),
-        tally: Tally::new(markets(config)),
+        tally: Tally::new(config.policy.markets()),
         limits: limits(settings),
     });
     let process = uuid::Uuid::new_v4();
+    let mut histories = (CancellationToken::new(), JoinSet::new());
     for (number, (database, facts)) in followed.into_iter().enumerate() {
+        let name = process.to_string();
+        let history = History::new(Arc::clone(&gateway), number as u16, name, database.clone());
+        histories.1.spawn(history.keep(histories.0.clone()));
         let follower = Follower {
             gateway: Arc::clone(&gateway),
             service: number as u16,
@@ -137,6 +144,7 @@ pub fn start(config: &Config, site: &SiteName) -> Outcome<Running> {
         end,
         threads,
         tasks,
+        histories,
         gateway,
     })
 }
@@ -215,13 +223,6 @@ fn bind(place: &str) -> std::io::Result<std::net::TcpListener> {
     Err(failed)
 }
 
-/// The markets that policy names: those that are counted apart.
-fn markets(config: &Config) -> BTreeSet<Market> {
-    let phases = config.policy.phases.iter();
-    let named = phases.flat_map(|phase| phase.home.keys());
-    named.chain(config.policy.pinned.keys()).cloned().collect()
-}
-
 // === impl Running ===
 
 impl Running {
@@ -257,6 +258,9 @@ impl Running {
             }
         });
         let _ = ended.await;
+        let (over, mut histories) = self.histories;
+        over.cancel();
+        while histories.join_next().await.is_some() {}
         self.tasks.shutdown().await;
     }
 }

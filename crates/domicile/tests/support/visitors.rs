@@ -356,6 +356,8 @@ impl Visits {
 pub struct Visitor {
     place: String,
     stream: Option<TcpStream>,
+    /// The market that he names.
+    market: Option<&'static str>,
 }
 
 impl Visitor {
@@ -363,7 +365,14 @@ impl Visitor {
         Self {
             place,
             stream: None,
+            market: None,
         }
+    }
+
+    /// Of this market, as `x-market` says.
+    pub fn of(mut self, market: &'static str) -> Self {
+        self.market = Some(market);
+        self
     }
 
     /// What `user` sees of himself.
@@ -386,6 +395,10 @@ impl Visitor {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => TcpStream::connect(&self.place).await?,
+        };
+        let request = match self.market {
+            None => request.to_owned(),
+            Some(market) => request.replacen("\r\n", &format!("\r\nx-market: {market}\r\n"), 1),
         };
         stream.write_all(request.as_bytes()).await?;
         let mut read = Vec::new();
