@@ -590,7 +590,7 @@ pub struct Prove {
 /// `report`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Reads what gateways wrote into the home databases that are known here, and when users left. Nothing in it is about one user. Minutes are kept for two \
+Reads what gateways wrote into the home databases, and when users left; where sites are linked the daemon of the site asks the others. Nothing in it is about one user. Minutes are kept for two \
 days, then hours for 400. A site that is not read is named, and it exits with 3.")]
 pub struct Report {
     /// Write it to this file as well, as a page of HTML that needs nothing else

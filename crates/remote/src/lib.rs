@@ -18,6 +18,7 @@
 
 mod caller;
 mod carrier;
+pub mod figures;
 mod intake;
 mod line;
 mod question;

@@ -14,6 +14,8 @@ use mover::seal::{Said, Shown, Witness};
 use mover::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::figures;
+
 /// The topic on the link: a postcard [`Asked`] for a postcard [`Told`]. Every question may be asked again.
 pub const TOPIC: Topic = Topic(17);
 
@@ -55,6 +57,8 @@ pub enum Question {
     },
     /// Who comes to the asker, by the peer's own count, in this phase, or in the first that the peer has not completed. -> [`Told::Coming`]
     Coming(Option<String>),
+    /// About the history of requests. -> [`Told::Figures`]
+    Figures(Box<figures::Ask>),
 }
 
 /// An answer. New ones are put at the end.
@@ -76,6 +80,8 @@ pub enum Told {
     Permits(Option<Refusal>),
     /// Of users, market by market.
     Coming(Vec<Coming>),
+    /// Of the history of requests.
+    Figures(figures::Said),
 }
 
 /// Users of one market who are to come.
@@ -241,6 +247,17 @@ impl Asker {
     pub async fn coming(&self, phase: Option<String>) -> Result<Vec<Coming>> {
         match self.ask(Question::Coming(phase)).await? {
             Told::Coming(coming) => Ok(coming),
+            _ => Err(self.disorder()),
+        }
+    }
+
+    /// What the peer says of its history of requests.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub async fn figures(&self, ask: figures::Ask) -> Result<figures::Said> {
+        match self.ask(Question::Figures(Box::new(ask))).await? {
+            Told::Figures(said) => Ok(said),
             _ => Err(self.disorder()),
         }
     }

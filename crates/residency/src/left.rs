@@ -3,13 +3,14 @@
 use std::time::SystemTime;
 
 use model::{Market, MoveId, SiteName};
+use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 
 use crate::Result;
 use crate::error::Doing;
 
 /// Users of one market who left from here in one move.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
     /// The move.
     pub r#move: MoveId,

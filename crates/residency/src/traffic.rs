@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use model::{Market, SiteName};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
@@ -30,7 +31,7 @@ const TENDING: i32 = 0x0054_7261;
 const PAGE: i64 = 500;
 
 /// What was asked, and what came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
     /// The site that answered, or would have; `None`: it was not found out.
     pub home: Option<SiteName>,
@@ -61,8 +62,8 @@ pub struct Told {
     pub counted: Vec<Counted>,
 }
 
-/// A minute or an hour of history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A minute or an hour of history, or what several of them add up to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// When it began.
     pub from: SystemTime,

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod destroyed;
 pub mod erase;
 pub mod export;
+mod figures;
 pub mod guard;
 pub mod homes;
 pub mod init;

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model::{Market, ServiceName};
-use residency::{left, traffic};
+use remote::figures::Cuts;
+use residency::traffic::Traffic;
 
-use super::homes::{self, Home};
-use super::show;
+use super::figures::{self, Source};
+use super::{homes, show};
 use crate::cli;
-use crate::config::{Config, Service};
+use crate::config::Config;
 use crate::exit::{Exit, OrFail as _, Outcome};
+use crate::render::Form;
 use crate::render::report::{Report, html, render};
-use crate::render::{Form, status::NotRead};
 use crate::traffic::course::{Course, Leg};
 
 /// The markets that are counted apart are those of policy; all others are one.
@@ -20,15 +21,12 @@ const OTHER: &str = "other";
 
 /// Shows what is known. A site that cannot be read is named, and the rest is shown (3).
 pub async fn run(config: &Config, args: &cli::Report) -> Outcome {
-    homes::say_elsewhere(config)?;
-    let mut report = Report {
-        elsewhere: elsewhere(config),
-        ..Report::default()
-    };
+    homes::refuse_nowhere(config)?;
+    let mut report = Report::default();
     let named = config.policy.markets();
     for (name, service) in &config.services {
-        let opened = open(name, service, &mut report.not_read).await;
-        of_service(name, &opened, &named, args.since, &mut report).await;
+        let sources = figures::open(config, name, service, &mut report.not_read).await?;
+        of_service(name, &sources, &named, args.since, &mut report).await;
     }
     if let Some(file) = &args.out {
         std::fs::write(file, html::render(&report))
@@ -38,61 +36,20 @@ pub async fn run(config: &Config, args: &cli::Report) -> Outcome {
     Ok(report.exit())
 }
 
-/// The sites whose databases are not known here.
-pub(super) fn elsewhere(config: &Config) -> Vec<String> {
-    let sites = config.elsewhere().into_iter();
-    sites.map(ToString::to_string).collect()
-}
-
-/// The home databases of a service that are reached.
-pub(super) async fn open(
-    name: &ServiceName,
-    service: &Service,
-    not_read: &mut Vec<NotRead>,
-) -> Vec<Home> {
-    let mut opened = Vec::new();
-    for site in homes::here(service) {
-        match Home::open_installed(name, service, site, "report").await {
-            Ok(home) => opened.push(home),
-            Err(failure) => not_read.push(NotRead {
-                service: name.to_string(),
-                site: site.to_string(),
-                why: format!("{:#}", failure.error),
-            }),
-        }
-    }
-    opened
-}
-
-/// Names a site whose history could not be read to its end.
-pub(super) fn not_read(name: &ServiceName, home: &Home, error: &residency::Error) -> NotRead {
-    use tokio_postgres::error::SqlState;
-    let old = [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN];
-    let why = match error.sqlstate().is_some_and(|state| old.contains(state)) {
-        true => "Domicile's tables are of an earlier version there: run `domicile install`".into(),
-        false => model::causes(error).to_string(),
-    };
-    NotRead {
-        service: name.to_string(),
-        site: home.site.to_string(),
-        why,
-    }
-}
-
 async fn of_service(
     name: &ServiceName,
-    homes: &[Home],
+    sources: &[Source],
     named: &BTreeSet<Market>,
     since: Option<Duration>,
     report: &mut Report,
 ) {
     let mut legs: BTreeMap<Market, Vec<Leg>> = BTreeMap::new();
     let mut read = Vec::new();
-    for home in homes {
-        let departures = match left::left(&*home.session).await {
+    for source in sources {
+        let departures = match source.left(name).await {
             Ok(departures) => departures,
-            Err(error) => {
-                report.not_read.push(not_read(name, home, &error));
+            Err(not) => {
+                report.not_read.push(not);
                 continue;
             }
         };
@@ -107,27 +64,31 @@ async fn of_service(
             legs.entry(market).or_default().push(Leg {
                 r#move: left.r#move,
                 phase: left.phase,
-                from: home.site.clone(),
+                from: source.site().clone(),
                 to: left.target,
                 users: left.users,
                 first: left.first,
                 last: left.last,
             });
         }
-        read.push(home);
+        read.push(source);
     }
     let mut courses: BTreeMap<Market, Course> = legs
         .into_iter()
         .map(|(market, legs)| (market, Course::new(legs)))
         .collect();
-    for home in read {
-        let add = |traffic: traffic::Traffic| {
+    let moved = courses.iter();
+    let cuts: Cuts = moved
+        .map(|(market, course)| (market.clone(), course.times().to_vec()))
+        .collect();
+    for source in read {
+        let add = |traffic: Traffic| {
             let course = courses.entry(traffic.counted.market.clone());
             let course = course.or_insert_with(|| Course::new(Vec::new()));
             course.add(&traffic);
         };
-        if let Err(error) = traffic::history(&*home.session, since, add).await {
-            report.not_read.push(not_read(name, home, &error));
+        if let Err(not) = source.traffic(name, since, cuts.clone(), add).await {
+            report.not_read.push(not);
         }
     }
     for (market, course) in &courses {

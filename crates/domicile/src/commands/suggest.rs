@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use model::policy::Policy;
 use model::{Market, ServiceName, SiteName};
-use residency::traffic;
+use remote::figures::Cuts;
 
-use super::homes::Home;
-use super::{homes, plan, report, show};
+use super::figures::{self, Source};
+use super::{homes, plan, show};
 use crate::cli::Plan;
 use crate::config::{Config, Service};
 use crate::exit::{Failure, Outcome};
@@ -22,21 +22,18 @@ const LOOKED_AT: Duration = Duration::from_secs(30 * 86_400);
 
 /// Prints suggestions. Changes nothing; 3 where a site was not read.
 pub async fn run(config: &Config, args: &Plan) -> Outcome {
-    homes::say_elsewhere(config)?;
+    homes::refuse_nowhere(config)?;
     let phase = args.phase.as_deref();
     let phase = phase.map(|name| plan::number(config, name)).transpose()?;
-    let mut found = Suggestions {
-        elsewhere: report::elsewhere(config),
-        ..Suggestions::new(LOOKED_AT)
-    };
+    let mut found = Suggestions::new(LOOKED_AT);
     let mut begun = BTreeSet::new();
     let mut counted = Vec::new();
     for (name, service) in &config.services {
-        let opened = report::open(name, service, &mut found.not_read).await;
-        for home in &opened {
-            begun.extend(plan::recorded(home, name).await?);
+        let sources = figures::open(config, name, service, &mut found.not_read).await?;
+        for source in &sources {
+            begun.extend(begun_at(name, source, &mut found).await?);
         }
-        let flows = flows(name, &opened, &mut found).await;
+        let flows = flows(name, &sources, &mut found).await;
         counted.push((name, service, flows));
     }
     if counted.iter().all(|(.., flows)| flows.is_empty()) {
@@ -62,13 +59,34 @@ pub async fn run(config: &Config, args: &Plan) -> Outcome {
     Ok(found.exit())
 }
 
+/// The phases of which a move has begun there; of a site that is asked, those in which somebody left.
+async fn begun_at(
+    name: &ServiceName,
+    source: &Source,
+    found: &mut Suggestions,
+) -> Outcome<Vec<String>> {
+    if let Source::Here(home) = source {
+        return plan::recorded(home, name).await;
+    }
+    match source.left(name).await {
+        Ok(left) => Ok(left.into_iter().filter_map(|left| left.phase).collect()),
+        Err(not) => {
+            found.not_read.push(not);
+            Ok(Vec::new())
+        }
+    }
+}
+
 /// What came in at every site that is reached.
-async fn flows(name: &ServiceName, opened: &[Home], found: &mut Suggestions) -> Flows {
+async fn flows(name: &ServiceName, sources: &[Source], found: &mut Suggestions) -> Flows {
     let mut flows = Flows::default();
-    for home in opened {
-        let add = |traffic| flows.add(&home.site, &traffic);
-        if let Err(error) = traffic::history(&*home.session, Some(LOOKED_AT), add).await {
-            found.not_read.push(report::not_read(name, home, &error));
+    for source in sources {
+        let add = |traffic| flows.add(source.site(), &traffic);
+        let (since, cuts) = (Some(LOOKED_AT), Cuts::new());
+        if let Err(not) = source.traffic(name, since, cuts, add).await
+            && !found.not_read.contains(&not)
+        {
+            found.not_read.push(not);
         }
     }
     flows

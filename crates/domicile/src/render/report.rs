@@ -21,9 +21,6 @@ pub struct Report {
     /// Users who left before the journal said of which market they were.
     #[serde(skip_serializing_if = "is_zero")]
     pub unsaid: u64,
-    /// The sites whose databases are not known here: what came in there is not in this.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub elsewhere: Vec<String>,
     /// The sites that were not read, or not to their end.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_read: Vec<NotRead>,
@@ -122,12 +119,6 @@ impl Report {
             notes.push(format!(
                 "Of {} users who moved it was not written down of which market they are.",
                 count(self.unsaid)
-            ));
-        }
-        if !self.elsewhere.is_empty() {
-            notes.push(format!(
-                "Not looked at: {}, whose databases are not known here; what came in there, and who left from there, is not in this.",
-                self.elsewhere.join(", ")
             ));
         }
         let not = self.not_read.iter();

@@ -32,9 +32,6 @@ pub struct Suggestions {
     pub markets: Vec<Suggested>,
     /// What one would write into the configuration; none where nothing is proposed that policy does not say already.
     pub toml: Option<String>,
-    /// The sites whose databases are not known here: what came in there is not in this.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub elsewhere: Vec<String>,
     /// The sites that were not read, or not to their end.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_read: Vec<NotRead>,
@@ -49,7 +46,6 @@ impl Suggestions {
             days: time.as_secs() / 86_400,
             markets: Vec::new(),
             toml: None,
-            elsewhere: Vec::new(),
             not_read: Vec::new(),
         }
     }
@@ -160,12 +156,6 @@ pub fn render(found: &Suggestions, form: Form) -> String {
     out.push_str(
         "\nNothing was changed. Medians are of the time from the gateway at which a request comes in; what clients have on their way to it is not known here.\n",
     );
-    if !found.elsewhere.is_empty() {
-        out.push_str(&format!(
-            "Not looked at: {}, whose databases are not known here; what came in there is not in this.\n",
-            found.elsewhere.join(", ")
-        ));
-    }
     for not in &found.not_read {
         let line = format!("Not read: {} at {}: {}", not.service, not.site, not.why);
         out.push_str(&super::grid::plain(&line));

@@ -99,6 +99,12 @@ impl SiteAnswers {
                 let coming = outlook::coming(&self.config, &service, home, from, phase).await?;
                 Ok(remote::Told::Coming(coming))
             }
+            Question::Figures(ask) => {
+                let session = self.session(&service).await?;
+                let said = super::figures::say(&session, *ask).await;
+                let doing = || format!("{service}: reading the history of requests");
+                Ok(remote::Told::Figures(said.or_fail(Exit::Unreached, doing)?))
+            }
             Question::Show(shown) => {
                 let said = self.countersigned(from, &service, &shown).await?;
                 Ok(remote::Told::Said(said))

@@ -8,6 +8,7 @@ mod answers;
 mod ask;
 mod comparing;
 mod departures;
+mod figures;
 pub mod gateway;
 mod holding;
 mod homes;
@@ -87,6 +88,7 @@ pub fn plug(mut daemon: Daemon, config: Config, site: &SiteName) -> Daemon {
         .work(Arc::clone(&departures) as Arc<dyn ::daemon::Work>)
         .routes(admin::routes(departures))
         .routes(holding::routes(view.clone()))
+        .routes(figures::routes(view.clone()))
         .routes(verifying::routes(view))
         .routes(outlook)
         .routes(reclaiming)

@@ -50,7 +50,7 @@ async fn said(view: &View, wanted: Wanted) -> Outcome<Said> {
 pub struct Peer {
     /// The site.
     pub site: SiteName,
-    daemon: Asked,
+    pub(super) daemon: Asked,
 }
 
 // === impl Peer ===

@@ -1,8 +1,11 @@
 //! When a market's users moved, and which time of its history is before, during and after that.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, SystemTime};
 
-use model::{MoveId, SiteName};
+use model::{Market, MoveId, SiteName};
+use remote::figures::Cuts;
 use residency::traffic::Traffic;
 
 use super::Sum;
@@ -64,6 +67,16 @@ pub struct Course {
     windows: Vec<Window>,
 }
 
+/// What one summed row is of: market, window, home, bounds.
+type Of = (Market, usize, Option<SiteName>, Vec<u64>);
+
+/// A history, summed up between the times at which users moved: for a peer, which sends no more of it.
+#[derive(Debug)]
+pub struct Summed {
+    cuts: Cuts,
+    rows: BTreeMap<Of, Traffic>,
+}
+
 // === impl When ===
 
 impl When {
@@ -115,10 +128,7 @@ impl Course {
     /// Adds a minute or an hour. One in which users left counts as during, whole: nobody knows its parts.
     pub fn add(&mut self, traffic: &Traffic) {
         let (from, to) = (traffic.from, traffic.from + traffic.span);
-        let over = self.times.iter().take_while(|(_, last)| *last < from);
-        let over = over.count();
-        let during = self.times.get(over).is_some_and(|(first, _)| *first < to);
-        let window = &mut self.windows[2 * over + usize::from(during)];
+        let window = &mut self.windows[window(&self.times, traffic)];
         let seen = window.seen.get_or_insert((from, to));
         *seen = (seen.0.min(from), seen.1.max(to));
         window.sum.add(traffic);
@@ -129,9 +139,74 @@ impl Course {
         &self.legs
     }
 
+    /// First and last departures, in order, none within another.
+    pub fn times(&self) -> &[(SystemTime, SystemTime)] {
+        &self.times
+    }
+
     /// The times, in order.
     pub fn windows(&self) -> &[Window] {
         &self.windows
+    }
+}
+
+/// Into which window that goes: an even one lies beside all `times`.
+fn window(times: &[(SystemTime, SystemTime)], traffic: &Traffic) -> usize {
+    let over = times.iter().take_while(|(_, last)| *last < traffic.from);
+    let over = over.count();
+    let to = traffic.from + traffic.span;
+    let during = times.get(over).is_some_and(|(first, _)| *first < to);
+    2 * over + usize::from(during)
+}
+
+// === impl Summed ===
+
+impl Summed {
+    /// Nothing yet, of markets whose users moved so.
+    pub fn new(cuts: Cuts) -> Self {
+        Self {
+            cuts,
+            rows: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a minute or an hour.
+    pub fn add(&mut self, traffic: &Traffic) {
+        let counted = &traffic.counted;
+        let times = self
+            .cuts
+            .get(&counted.market)
+            .map_or(&[][..], Vec::as_slice);
+        let key = (
+            counted.market.clone(),
+            window(times, traffic),
+            counted.home.clone(),
+            traffic.bounds_ms.clone(),
+        );
+        match self.rows.entry(key) {
+            Entry::Vacant(new) => drop(new.insert(traffic.clone())),
+            Entry::Occupied(sum) => join(sum.into_mut(), traffic),
+        }
+    }
+
+    /// The sums: each of the time from the first to the last that it is of, so that [`Course::add`] puts it where it would have put them.
+    pub fn into_rows(self) -> Vec<Traffic> {
+        self.rows.into_values().collect()
+    }
+}
+
+fn join(sum: &mut Traffic, more: &Traffic) {
+    let to = (sum.from + sum.span).max(more.from + more.span);
+    sum.from = sum.from.min(more.from);
+    sum.span = to.duration_since(sum.from).unwrap_or_default();
+    let (sum, more) = (&mut sum.counted, &more.counted);
+    sum.requests += more.requests;
+    sum.failures += more.failures;
+    sum.parked += more.parked;
+    sum.redirected += more.redirected;
+    sum.total_us = sum.total_us.saturating_add(more.total_us);
+    for (sum, more) in sum.within.iter_mut().zip(&more.within) {
+        *sum += more;
     }
 }
 
@@ -196,5 +271,31 @@ mod tests {
         let together = [("m1", 10, 12), ("m2", 11, 15), ("m3", 15, 15)];
         let found = course(&together, &[1, 13, 16]);
         assert_eq!(found, [("before", 1), ("during", 1), ("after", 1)]);
+    }
+
+    #[test]
+    fn what_was_summed_up_comes_to_the_same_windows() {
+        let legs = [("m1", 10, 12), ("m2", 50, 51)];
+        let new = || Course::new(legs.iter().map(|(id, a, b)| leg(id, *a, *b)).collect());
+        let (mut whole, mut summed) = (new(), new());
+        let mut sums = Summed::new([("IN".into(), whole.times().to_vec())].into());
+        for at in 0..80 {
+            let home = if at < 11 { "beijing" } else { "singapore" };
+            let mut one = traffic(at, home, "IN", [at, 1, 2, 3, 4]);
+            if at % 20 == 0 {
+                one.span = Duration::from_secs(3600);
+            }
+            whole.add(&one);
+            sums.add(&one);
+        }
+        let rows = sums.into_rows();
+        assert!(rows.len() <= 6, "{rows:?}");
+        for row in &rows {
+            summed.add(row);
+        }
+        for (whole, summed) in whole.windows().iter().zip(summed.windows()) {
+            assert_eq!(whole.sum, summed.sum, "{:?}", whole.when);
+            assert_eq!(whole.seen, summed.seen, "{:?}", whole.when);
+        }
     }
 }
