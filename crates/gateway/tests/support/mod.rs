@@ -140,10 +140,11 @@ pub async fn world_with(limits: Limits) -> [Site; 2] {
             rules: rules.clone(),
             doors: Doors::default(),
             residents: Arc::clone(&records) as Arc<dyn Residents>,
-            peers: Some(Peers {
+            claims: None,
+            peers: Some(Arc::new(Peers {
                 sealed: Sealed::new(SITES[number].into(), identity(&keys[number]), [pins]),
                 addresses: addresses.clone(),
-            }),
+            })),
             front: Default::default(),
             tally: Tally::new(BTreeSet::new()),
             limits,
