@@ -19,6 +19,7 @@ pub mod export;
 pub mod foreign_keys;
 pub mod horizon;
 pub mod lsn;
+pub mod names;
 pub mod pace;
 pub mod pgoutput;
 pub mod plans;
