@@ -7,7 +7,10 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use model::{KeyKind, Market, ServiceName, SiteName, UserKey};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
 
 use crate::clean::Clean;
 use crate::doors::{Bounds, Doors};
@@ -36,7 +39,9 @@ pub struct Gateway {
     /// Who knows about users of whom the memory knows nothing.
     pub residents: Arc<dyn Residents>,
     /// The ways to the gateways of other sites.
-    pub peers: Option<Peers>,
+    pub peers: Option<Arc<Peers>>,
+    /// Who takes what peers' gateways come with about claims of names; `None`: nobody does.
+    pub claims: Option<Arc<dyn Claims>>,
     /// The certificate that clients are shown, where they come by TLS; may be replaced while it runs.
     pub front: RwLock<Option<Arc<ServerConfig>>>,
     /// What became of the last request of each connection that a peer's gateway made to this one.
@@ -161,6 +166,18 @@ pub trait Residents: Send + Sync {
 
     /// Where policy sends a newcomer of `market`: said at the origin alone, which knows how far the programme has come.
     fn policy(&self, service: u16, market: &Market) -> Option<SiteId>;
+}
+
+/// Takes the connections of peers' gateways that are about claims of names: they come to the same address as requests do, and this room knows
+/// nothing of what is said in them.
+pub trait Claims: Send + Sync {
+    /// Serves a connection of `peer` to its end; after `end` it takes nothing further.
+    fn serve(
+        &self,
+        stream: TlsStream<TcpStream>,
+        peer: SiteName,
+        end: CancellationToken,
+    ) -> Soon<'static, ()>;
 }
 
 // === impl Gateway ===

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use link::Purpose;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, LocalSet};
@@ -66,7 +67,10 @@ impl Thread {
                 let address = peers.addresses.get(at).and_then(Option::as_ref);
                 let address = address
                     .ok_or_else(|| io::Error::other("no address of this site's gateways"))?;
-                let sealed = peers.sealed.connect(address, site).await?;
+                let sealed = peers
+                    .sealed
+                    .connect(address, site, Purpose::Requests)
+                    .await?;
                 let mut stream = Stream::Sealed(Box::new(sealed));
                 line = Some(timeout(CONNECT, greeting(&mut stream)).await??);
                 stream
@@ -186,7 +190,13 @@ async fn greet(thread: Rc<Thread>, stream: TcpStream, from: IpAddr, callers: Cal
     let (stream, peer) = match (callers, &gateway.peers) {
         (Callers::Peers, None) => return,
         (Callers::Peers, Some(peers)) => match peers.sealed.accept(stream).await {
-            Ok((stream, peer)) => (Stream::Sealed(Box::new(stream)), Some(peer)),
+            Ok((stream, peer, Purpose::Requests)) => (Stream::Sealed(Box::new(stream)), Some(peer)),
+            Ok((stream, peer, Purpose::Claims)) => {
+                if let Some(claims) = &gateway.claims {
+                    claims.serve(stream, peer, thread.end.clone()).await;
+                }
+                return;
+            }
             Err(why) => {
                 tracing::warn!(%from, %why, "a connection of a peer's gateway was refused");
                 return;

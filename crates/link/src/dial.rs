@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use crate::backoff::Backoff;
 use crate::hello::{Answer, Hello, PROTOCOL};
 use crate::shared::Shared;
-use crate::tls::Tls;
+use crate::tls::{ALPN, Tls};
 use crate::wire::{Wire, WireError, frame, wire};
 use crate::{bulk, control, socket};
 
@@ -99,7 +99,7 @@ impl Dialler {
     async fn greet(&self, session: u64, flow: Option<u16>) -> Result<(Wire, u64), WireError> {
         let stream = socket::dial(&self.address).await?;
         let greeted = timeout(GREETING, async {
-            let stream = self.tls.connect(stream, &self.shared.site).await?;
+            let stream = self.tls.connect(stream, &self.shared.site, ALPN).await?;
             let mut wire = wire(stream);
             let hello = Hello {
                 protocol: PROTOCOL,

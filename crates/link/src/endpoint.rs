@@ -172,7 +172,7 @@ impl Endpoint {
         let pins = settings.peers.iter();
         let trusted = Trusted::new(pins.map(|peer| (peer.site.clone(), peer.pins.clone())));
         let (site, identity) = (settings.site.clone(), settings.identity);
-        let tls = Arc::new(Tls::new(site, identity, trusted, ALPN));
+        let tls = Arc::new(Tls::new(site, identity, trusted, &[ALPN]));
         let life: u64 = rand::rng().random();
         let names = Arc::new(AtomicU64::new(rand::rng().random()));
         let refused = Arc::new(AtomicU64::new(0));

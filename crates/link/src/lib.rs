@@ -49,7 +49,7 @@ pub use pin::{Pins, PinsError};
 
 pub use model::pin::{NotAPin, Pin};
 pub use receiving::Receiving;
-pub use sealed::Sealed;
+pub use sealed::{Purpose, Sealed};
 pub use sending::Sending;
 pub use shared::TRANSFERS_MAX;
 pub use transfer::{TransferError, TransferId};

@@ -104,7 +104,7 @@ impl Door {
 
     async fn greet(&self, stream: TcpStream) -> Result<Guest, WireError> {
         socket::prepare(&stream)?;
-        let (stream, site) = self.tls.accept(stream).await?;
+        let (stream, site, _) = self.tls.accept(stream).await?;
         let mut wire = wire(stream);
         let hello = frame(&mut wire).await?;
         let read = hello::read(&hello).map_err(WireError::NoHello)?;

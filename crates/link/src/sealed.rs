@@ -8,15 +8,24 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
-use crate::tls::{HTTP, Tls};
+use crate::tls::{CLAIMS, HTTP, Tls};
 use crate::trust::Trusted;
 use crate::{Identity, Pins, socket};
 
 /// How long a handshake may take: three round trips of the longest path, ten times over.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// A site as its peers' gateways see it: the same certificate and the same pins as on the link, another protocol inside (ALPN
-/// `domicile-http/1`), so that neither can be taken for the other.
+/// What a connection between gateways is for, which both sides name in the handshake: neither can be taken for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Requests of users (ALPN `domicile-http/1`).
+    Requests,
+    /// Claims of names (ALPN `domicile-claims/1`).
+    Claims,
+}
+
+/// A site as its peers' gateways see it: the same certificate and the same pins as on the link, other protocols inside, so that none can be taken
+/// for another.
 #[derive(Debug)]
 pub struct Sealed(Tls);
 
@@ -29,22 +38,40 @@ impl Sealed {
         identity: Identity,
         peers: impl IntoIterator<Item = (SiteName, Pins)>,
     ) -> Self {
-        Self(Tls::new(site, identity, Trusted::new(peers), HTTP))
+        Self(Tls::new(
+            site,
+            identity,
+            Trusted::new(peers),
+            &[HTTP, CLAIMS],
+        ))
     }
 
-    /// Connects to the gateway of `peer` at `address` (`host:port`), which comes from the configuration and from nowhere else.
+    /// Connects to the gateway of `peer` at `address` (`host:port`) for `purpose`; the address comes from the configuration and from nowhere else.
     pub async fn connect(
         &self,
         address: &str,
         peer: &SiteName,
+        purpose: Purpose,
     ) -> io::Result<TlsStream<TcpStream>> {
         let stream = socket::dial(address).await?;
-        timeout(GREETING, self.0.connect(stream, peer)).await?
+        let protocol = match purpose {
+            Purpose::Requests => HTTP,
+            Purpose::Claims => CLAIMS,
+        };
+        timeout(GREETING, self.0.connect(stream, peer, protocol)).await?
     }
 
-    /// Lets a peer's gateway in, and says whose it is.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, SiteName)> {
+    /// Lets a peer's gateway in, and says whose it is and what it comes for.
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, SiteName, Purpose)> {
         socket::prepare(&stream)?;
-        timeout(GREETING, self.0.accept(stream)).await?
+        let (stream, peer, protocol) = timeout(GREETING, self.0.accept(stream)).await??;
+        let purpose = match protocol == CLAIMS {
+            true => Purpose::Claims,
+            false => Purpose::Requests,
+        };
+        Ok((stream, peer, purpose))
     }
 }

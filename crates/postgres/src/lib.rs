@@ -20,6 +20,7 @@ pub mod foreign_keys;
 pub mod horizon;
 pub mod lsn;
 pub mod markets;
+pub mod names;
 pub mod pace;
 pub mod pgoutput;
 pub mod plans;

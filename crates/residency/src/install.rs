@@ -337,7 +337,8 @@ async fn grants(session: &Client, wanted: &Installation<'_>) -> Result<()> {
         "GRANT USAGE ON SCHEMA domicile TO {mover};
          GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA domicile TO {mover};
          GRANT DELETE ON domicile.spool, domicile.slot, domicile.spoilt, domicile.set_aside, domicile.salt, domicile.erasing, domicile.open,
-             domicile.gateway, domicile.closing, domicile.closed, domicile.traffic, domicile.counting TO {mover};
+             domicile.gateway, domicile.closing, domicile.closed, domicile.traffic, domicile.counting,
+             domicile.claim, domicile.claim_operation TO {mover};
          REVOKE UPDATE ON {append_only} FROM {mover};
          -- What it asks, it cannot answer.
          REVOKE INSERT, UPDATE ON domicile.policy, domicile.pinned FROM {mover};

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod barrier;
+pub mod claims;
 pub mod closings;
 pub mod decisions;
 pub mod door;

@@ -175,6 +175,42 @@ CREATE TABLE IF NOT EXISTS domicile.counting (
 );
 COMMENT ON TABLE domicile.counting IS 'Up to which number each gateway''s counts stand in domicile.traffic.';
 
+CREATE TABLE IF NOT EXISTS domicile.claim (
+    hash bytea PRIMARY KEY CHECK (octet_length(hash) = 32),
+    kind text NOT NULL,
+    user_key {key} NOT NULL,
+    site text NOT NULL,
+    state text NOT NULL CHECK (state IN ('pending', 'held')),
+    until timestamptz NOT NULL,
+    turn bigint NOT NULL DEFAULT 1,
+    asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE domicile.claim IS
+    'Names that are unique everywhere, by keyed hashes, where this site keeps the registry: nobody else may have one, and until then it is not taken away.';
+CREATE INDEX IF NOT EXISTS claim_asked ON domicile.claim (state, asked_at);
+
+CREATE TABLE IF NOT EXISTS domicile.claim_operation (
+    operation bytea PRIMARY KEY,
+    request text NOT NULL,
+    answer jsonb,
+    asked_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE domicile.claim_operation IS
+    'What was asked about claims within the last day, by keyed hashes of the operations'' ids, and how it was first answered.';
+CREATE INDEX IF NOT EXISTS claim_operation_asked ON domicile.claim_operation (asked_at);
+
+CREATE TABLE IF NOT EXISTS domicile.claim_told (
+    site text NOT NULL,
+    kind text NOT NULL,
+    beginning timestamptz NOT NULL DEFAULT clock_timestamp(),
+    began_at timestamptz,
+    first_at timestamptz,
+    PRIMARY KEY (site, kind)
+);
+COMMENT ON TABLE domicile.claim_told IS
+    'When each site told all names that its users have: since when for the first time (first_at), and when it last began what it has ended.';
+
 CREATE TABLE IF NOT EXISTS domicile.pinned (market text PRIMARY KEY, site text NOT NULL);
 COMMENT ON TABLE domicile.pinned IS 'Markets whose users may be written at one site only.';
 

@@ -34,16 +34,19 @@ pub async fn run(cli: &Cli, args: &Serve) -> Outcome {
         .sites
         .get(&site)
         .is_some_and(|own| own.gateway.is_some());
-    let gateway = match args.role {
+    let mut gateway = match args.role {
         Role::Mover => None,
         Role::All if !has_gateway => None,
         Role::All | Role::Gateway => Some(site::gateway::start(&config, &site)?),
     };
     let mut daemon = Daemon::new(settings).tells(manager::tell);
-    if let Some(gateway) = &gateway {
+    if let Some(gateway) = &mut gateway {
         daemon
             .registry()
             .register_collector(Box::new(gateway.measured()));
+        if let Some(claims) = gateway.claims() {
+            daemon.registry().register_collector(Box::new(claims));
+        }
         daemon.view().wants(gateway.lacks());
     }
     let daemon = match args.role {

@@ -1,7 +1,7 @@
 //! `gateway` of a site and `upstream` of a service: where requests come in, and where the application is asked.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct Gateway {
     pub tls: Option<Tls>,
     /// Where the gateways of other sites reach it; `None`: they do not.
     pub peers: Option<GatewayPeers>,
+    /// Where this site's applications claim and locate names, a loopback address; `None`: they do not.
+    pub claims: Option<String>,
     /// How many threads carry requests; `None`: one for each core.
     pub threads: Option<u64>,
     /// The longest body, in bytes, that is kept so that a request can be sent again. Default 64 KiB.
@@ -97,6 +99,17 @@ pub(super) fn read_gateway(node: &Node<'_>) -> Result<Gateway, ConfigError> {
             address: place(&address, 1)?,
         })
     });
+    let claims = table.take("claims").map(|node| {
+        let loopback = |text: &str| {
+            let address: Option<SocketAddr> = text.parse().ok();
+            address.is_some_and(|address| address.ip().is_loopback() && address.port() > 0)
+        };
+        let read = |text: &str| loopback(text).then(|| text.to_owned());
+        node.read(
+            "an address of this machine alone, as in \"127.0.0.1:8701\": names are sent there as they are, and nobody is asked who he is",
+            read,
+        )
+    });
     let threads = table.take("threads").map(|node| match node.positive()? {
         threads @ 1..=THREADS_MAX => Ok(threads),
         _ => Err(node.error(format_args!("at most {THREADS_MAX} threads"))),
@@ -111,6 +124,7 @@ pub(super) fn read_gateway(node: &Node<'_>) -> Result<Gateway, ConfigError> {
         fronts: fronts.transpose()?.unwrap_or_default(),
         tls: tls.transpose()?,
         peers: peers.transpose()?,
+        claims: claims.transpose()?,
         threads: threads.transpose()?,
         resend: resend.transpose()?.unwrap_or(64 << 10),
         park: park.transpose()?.unwrap_or_default(),

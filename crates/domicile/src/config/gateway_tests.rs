@@ -44,7 +44,7 @@ fn gateway(gateway: &str) -> String {
 
 #[test]
 fn the_whole_of_a_gateway_reads() {
-    let gateway = r#"gateway = { listen = "0.0.0.0:8443", fronts = ["10.0.0.0/8", "::1", "192.0.2.7"], tls = { certificate = "cert.pem", key = "/k/key.pem" }, peers = { listen = "0.0.0.0:7444", address = "bj.example:7444" }, threads = 2, resend = "1MiB", park = { requests = 5, bytes = "1kB", time = "250ms" } }"#;
+    let gateway = r#"gateway = { listen = "0.0.0.0:8443", fronts = ["10.0.0.0/8", "::1", "192.0.2.7"], tls = { certificate = "cert.pem", key = "/k/key.pem" }, peers = { listen = "0.0.0.0:7444", address = "bj.example:7444" }, claims = "127.0.0.1:8701", threads = 2, resend = "1MiB", park = { requests = 5, bytes = "1kB", time = "250ms" } }"#;
     let line = SMALL.lines().nth(1).unwrap();
     let text = SMALL.replace(line, gateway);
     let config = parse(&text).unwrap();
@@ -65,6 +65,7 @@ fn the_whole_of_a_gateway_reads() {
             listen: "0.0.0.0:7444".into(),
             address: "bj.example:7444".into(),
         }),
+        claims: Some("127.0.0.1:8701".into()),
         threads: Some(2),
         resend: 1 << 20,
         park: Park {

@@ -6,6 +6,9 @@
 mod admin;
 mod alerts;
 mod bounds;
+mod claims;
+#[cfg(test)]
+mod claims_tests;
 mod error;
 mod gateway;
 #[cfg(test)]
@@ -38,6 +41,7 @@ use toml::de::DeTable;
 pub use admin::Admin;
 pub use alerts::Alerts;
 pub use bounds::{Batch, Erase, Hold, Limits};
+pub use claims::Claims;
 pub use error::ConfigError;
 pub use gateway::{Gateway, GatewayPeers, Park, Tls};
 pub use key::KeyFile;

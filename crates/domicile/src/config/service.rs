@@ -8,6 +8,7 @@ use model::table::TableName;
 use model::{ServiceName, SiteName};
 
 use super::bounds::{read_batch, read_erase, read_limits};
+use super::claims::{Claims, read_claims};
 use super::gateway::read_upstreams;
 use super::reader::{Node, Table};
 use super::secret::{Database, Secret, UrlFrom, is_url};
@@ -67,6 +68,8 @@ pub struct Service {
     pub limits: Limits,
     /// When the source is erased.
     pub erase: Erase,
+    /// Names that are unique at all sites.
+    pub claims: Option<Claims>,
     /// Keys that name users' data which this version does not move, with their lines.
     pub left_behind: Vec<(&'static str, usize)>,
 }
@@ -143,6 +146,8 @@ fn read_one(
     let batch = read_batch(table.take("batch"))?;
     let limits = read_limits(table.take("limits"))?;
     let erase = read_erase(table.take("erase"))?;
+    let claims = table.take("claims");
+    let claims = claims.map(|node| read_claims(&node, &user, &origin_site, sites));
     let upstreams = read_upstreams(&mut table, sites)?;
     let left_behind = read_later(&mut table, sites, warnings)?;
     table.finish()?;
@@ -156,6 +161,7 @@ fn read_one(
         batch,
         limits,
         erase,
+        claims: claims.transpose()?,
         left_behind,
     })
 }

@@ -110,7 +110,7 @@ fn whole_seconds(text: &str) -> Option<Duration> {
     quantity::duration(text).filter(|time| time.subsec_nanos() == 0)
 }
 
-fn read_key(node: &Node<'_>) -> Result<KeyFrom, ConfigError> {
+pub(super) fn read_key(node: &Node<'_>) -> Result<KeyFrom, ConfigError> {
     if !node.is_table() {
         // The text is not repeated: it may be the secret.
         return Err(node.error("expected { file = \"PATH\" } or { env = \"NAME\" }"));
@@ -132,6 +132,54 @@ fn read_key(node: &Node<'_>) -> Result<KeyFrom, ConfigError> {
     }
 }
 
+/// What is wrong with a secret, and the system's word on it. Nothing of the secret is in it.
+pub(super) type NoSecret = (String, Option<std::io::Error>);
+
+fn set(name: &str, environment: impl Fn(&str) -> Option<String>) -> Result<String, NoSecret> {
+    let text = environment(name).filter(|text| !text.is_empty());
+    text.ok_or_else(|| ("is not set".to_owned(), None))
+}
+
+// === impl KeyFrom ===
+
+impl KeyFrom {
+    /// Where it stands, for messages.
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::Env(name) => format!("the environment variable {name}"),
+            Self::File(name) => format!("the file {}", name.display()),
+        }
+    }
+
+    /// The secret that stands there in base64. A file of secrets may be read by its owner alone.
+    pub(super) fn secret(
+        &self,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Vec<u8>, NoSecret> {
+        let text = match self {
+            Self::Env(name) => set(name, environment)?,
+            Self::File(name) => {
+                let text = ::link::key_text(name).map_err(|error| match error {
+                    IdentityError::Unreadable { source, .. } => {
+                        ("cannot be read".to_owned(), Some(source))
+                    }
+                    IdentityError::Exposed { .. } => {
+                        let what = "may be read by others than its owner: chmod 600 it";
+                        (what.to_owned(), None)
+                    }
+                    other => (other.to_string(), None),
+                })?;
+                text.as_str().to_owned()
+            }
+        };
+        let letters: String = text.split_ascii_whitespace().collect();
+        STANDARD.decode(letters).map_err(|_| {
+            let what = "is not in base64, as `openssl rand -base64 64` writes secrets";
+            (what.to_owned(), None)
+        })
+    }
+}
+
 // === impl Token ===
 
 impl Token {
@@ -149,45 +197,26 @@ impl Token {
         &self,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Verifier, ConfigError> {
-        let place = match &self.key {
-            KeyFrom::Env(name) => format!("the environment variable {name}"),
-            KeyFrom::File(name) => format!("the file {}", name.display()),
-        };
+        let place = self.key.place();
         let refuse = |what: String, source| ConfigError::Key {
             file: self.file.clone(),
             line: self.line,
             what: format!("{}: {place} {what}", self.path),
             source,
         };
-        let text = match &self.key {
-            KeyFrom::Env(name) => {
-                let text = environment(name).filter(|text| !text.is_empty());
-                text.ok_or_else(|| refuse("is not set".to_owned(), None))?
-            }
-            KeyFrom::File(name) if self.algorithm.is_shared() => {
-                let text = ::link::key_text(name).map_err(|error| match error {
-                    IdentityError::Unreadable { source, .. } => {
-                        refuse("cannot be read".to_owned(), Some(source))
-                    }
-                    IdentityError::Exposed { .. } => refuse(
-                        "may be read by others than its owner: chmod 600 it".to_owned(),
-                        None,
-                    ),
-                    other => refuse(other.to_string(), None),
-                })?;
-                text.as_str().to_owned()
-            }
-            KeyFrom::File(name) => std::fs::read_to_string(name)
-                .map_err(|source| refuse("cannot be read".to_owned(), Some(source)))?,
-        };
         let key = match self.algorithm.is_shared() {
-            false => Key::from_pem(self.algorithm, &text),
+            false => {
+                let text = match &self.key {
+                    KeyFrom::Env(name) => set(name, environment),
+                    KeyFrom::File(name) => std::fs::read_to_string(name)
+                        .map_err(|source| ("cannot be read".to_owned(), Some(source))),
+                };
+                let text = text.map_err(|(what, source)| refuse(what, source))?;
+                Key::from_pem(self.algorithm, &text)
+            }
             true => {
-                let letters: String = text.split_ascii_whitespace().collect();
-                let secret = STANDARD.decode(letters).map_err(|_| {
-                    let what = "is not in base64, as `openssl rand -base64 64` writes secrets";
-                    refuse(what.to_owned(), None)
-                })?;
+                let secret = self.key.secret(environment);
+                let secret = secret.map_err(|(what, source)| refuse(what, source))?;
                 Key::from_secret(self.algorithm, &secret)
             }
         };

@@ -15,7 +15,7 @@ use std::time::Duration;
 use ::gateway::clean::Clean;
 use ::gateway::doors::{Bounds, Doors};
 use ::gateway::homes::{Homes, SiteId};
-use ::gateway::site::{Gateway, Lease, Limits, Service};
+use ::gateway::site::{Claims, Gateway, Lease, Limits, Service};
 use ::gateway::tally::Tally;
 use ::gateway::thread::{self, Callers};
 use model::SiteName;
@@ -35,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(7);
 /// A gateway that runs.
 pub struct Running {
     end: CancellationToken,
+    claims: Option<super::claims::Measured>,
     threads: Vec<std::thread::JoinHandle<std::io::Result<()>>>,
     tasks: JoinSet<()>,
     /// Those that tell the history, once more when the token says that no request is under way.
@@ -106,10 +107,15 @@ pub fn start(config: &Config, site: &SiteName) -> Outcome<Running> {
         .mend("[[route]] says which requests go to which service: see docs/gateway.md"));
     }
     let rules = rules::rules(config, site)?;
+    let peers = peers::of(config, site, &sites)?.map(Arc::new);
+    let claims = super::claims::of(config, site, peers.clone(), &sites)?;
     let front = front::Front::new(settings)?;
     let gateway = Arc::new(Gateway {
         here,
-        peers: peers::of(config, site, &sites)?,
+        peers,
+        claims: claims
+            .as_ref()
+            .map(|claims| Arc::new(claims.desk()) as Arc<dyn Claims>),
         sites,
         services,
         clean: Clean::new(&rules),
@@ -138,10 +144,15 @@ pub fn start(config: &Config, site: &SiteName) -> Outcome<Running> {
     }
     tasks.spawn(front.renew(Arc::clone(&gateway)));
     let end = CancellationToken::new();
+    let measured = claims.as_ref().map(super::claims::Plugged::measured);
+    if let Some(claims) = claims {
+        claims.run(&mut tasks, &end);
+    }
     let threads = listen(&gateway, settings, &end)?;
     tracing::info!(%site, listen = settings.listen, "the gateway is up");
     Ok(Running {
         end,
+        claims: measured,
         threads,
         tasks,
         histories,
@@ -212,7 +223,7 @@ fn listen(
     Ok(threads)
 }
 
-fn bind(place: &str) -> std::io::Result<std::net::TcpListener> {
+pub(super) fn bind(place: &str) -> std::io::Result<std::net::TcpListener> {
     let mut failed = std::io::Error::other("the name has no address");
     for address in place.to_socket_addrs()? {
         match thread::listen(address) {
@@ -242,6 +253,11 @@ impl Running {
     /// For the registry of metrics.
     pub fn measured(&self) -> Measured {
         Measured(Arc::clone(&self.gateway))
+    }
+
+    /// The claims that it takes, for the registry of metrics; once.
+    pub fn claims(&mut self) -> Option<super::claims::Measured> {
+        self.claims.take()
     }
 
     /// Takes no further request, and lets those under way end, within bounds.

@@ -6,6 +6,7 @@ mod admin;
 mod alarms;
 mod answers;
 mod ask;
+pub mod claims;
 mod comparing;
 mod departures;
 mod figures;

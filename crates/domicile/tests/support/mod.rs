@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub mod claimants;
 pub mod depot;
 pub mod linked;
 pub mod program;

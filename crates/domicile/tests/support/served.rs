@@ -62,6 +62,19 @@ pub async fn get_at(port: u16, path: &str) -> Result<(u16, String)> {
     get(TcpStream::connect(("127.0.0.1", port)).await?, path).await
 }
 
+/// `POST path` with a document, over TCP.
+pub async fn post_at(port: u16, path: &str, document: &Value) -> Result<(u16, Value)> {
+    let body = document.to_string();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let (code, body) = answered(stream, &request).await?;
+    Ok((code, serde_json::from_str(&body)?))
+}
+
 impl World {
     /// `serve` of `site` with the configuration `file`; everything of its own is called `name`.
     pub fn serving(&self, file: &str, site: &str, name: &str) -> Program {

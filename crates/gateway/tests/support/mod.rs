@@ -158,10 +158,11 @@ pub async fn world_before(limits: Limits, first: Option<SocketAddr>) -> [Site; 2
             rules: rules.clone(),
             doors: Doors::default(),
             residents: Arc::clone(&records) as Arc<dyn Residents>,
-            peers: Some(Peers {
+            claims: None,
+            peers: Some(Arc::new(Peers {
                 sealed: Sealed::new(SITES[number].into(), identity(&keys[number]), [pins]),
                 addresses: addresses.clone(),
-            }),
+            })),
             front: Default::default(),
             lines: Default::default(),
             tally: Tally::new(BTreeSet::new()),
