@@ -22,6 +22,10 @@ prop:
 desync:
     DOMICILE_CASES=100000 DOMICILE_SERVERS=hyper,python,node,nginx cargo test --release -p gateway --test desync -- --nocapture
 
+# A market moves under visitors of all of them, with so many times the users and requests of the test (900 and some thousands)
+visits scale="40":
+    DOMICILE_SCALE={{scale}} cargo test -p domicile --features planted-faults --test gateway -- --nocapture a_market_moves
+
 # The whole story on this machine
 demo:
     cargo run --release -p domicile -- demo

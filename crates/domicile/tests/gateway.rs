@@ -17,20 +17,33 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_market_moves_under_visitors_and_no_request_fails() -> Result<()> {
-    let (linked, movers) = Linked::shop("visited", 400).await?;
+    let markets = ["IN", "CN", "BR", "DE", "JP", "US"];
+    let weighed: Vec<_> = markets.iter().map(|market| (*market, 1)).collect();
+    // `just visits` sets it.
+    let scale: u32 = std::env::var("DOMICILE_SCALE").map_or(Ok(1), |scale| scale.parse())?;
+    let users = 900 * scale;
+    let (linked, movers) = Linked::markets("visited", users, &weighed).await?;
     let gateways = Gateways::new(linked).await?;
     let linked = &gateways.linked;
     let both = [linked.serve(0).await?, linked.serve(1).await?];
     met(&both).await?;
     let logs = || format!("{}\n{}", both[0].log(), both[1].log());
     gateways.ready(movers[0]).await.with_context(logs)?;
-    let mut everybody = movers.clone();
-    everybody.extend(linked.world.users_of(0, "CN").await?);
+    let mut everybody = Vec::new();
+    for market in markets {
+        everybody.extend(linked.world.users_of(0, market).await?);
+    }
+    // So that each visitor has some of each.
+    everybody.sort_unstable();
+    assert_eq!(everybody.len(), users as usize);
     let visitors = gateways.visit(&everybody, 12, false);
     visitors.more(100).await.with_context(logs)?;
     let ran = linked.apply(0).run().await?.expect(0).with_context(logs)?;
     assert_eq!(ran.summary()?["moved"], movers.len());
-    visitors.more(1000).await.with_context(logs)?;
+    visitors
+        .more(1000 * u64::from(scale))
+        .await
+        .with_context(logs)?;
     let seen = visitors.stop().await?;
     println!(
         "{} written, longest {:?}, {}",

@@ -30,8 +30,16 @@ pub struct Linked {
 impl Linked {
     /// Two linked sites with a shop at the first, of whose customers one in ten stays. Returns who is to move.
     pub async fn shop(name: &str, customers: u32) -> Result<(Linked, Vec<i32>)> {
-        let markets = [("IN", 9), ("CN", 1)];
-        let world = World::shop(Clusters::shared().await?, name, customers, &markets).await?;
+        Self::markets(name, customers, &[("IN", 9), ("CN", 1)]).await
+    }
+
+    /// The same with customers in these countries, each with its weight.
+    pub async fn markets(
+        name: &str,
+        customers: u32,
+        markets: &[(&str, u32)],
+    ) -> Result<(Linked, Vec<i32>)> {
+        let world = World::shop(Clusters::shared().await?, name, customers, markets).await?;
         let movers = world.users_of(0, "IN").await?;
         Ok((Linked::new(world).await?, movers))
     }
