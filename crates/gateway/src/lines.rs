@@ -2,7 +2,7 @@
 //!
 //! A connection between gateways is a *line*. The gateway that took it names it by a token before anything else is said, and remembers of it the
 //! request that came last: HTTP/1.1 carries one at a time. Where a line is lost with a write under way, the gateway that sent it asks
-//! over another line ([`Lines::recall`]), and gets the answer, or hears that the request was not executed; from then on it never will be,
+//! over another line (`Lines::recall`), and gets the answer, or hears that the request was not executed; from then on it never will be,
 //! even if it still comes out of the lost line. A gateway that knows nothing of a token (it is another process, or the line ended too long ago) says
 //! that nothing is known.
 
