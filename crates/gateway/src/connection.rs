@@ -30,6 +30,9 @@ use crate::who;
 /// What a connection that rests keeps of its buffers, each.
 const RESTS: usize = 8 << 10;
 
+/// How long what still comes after the last answer is taken, as nginx does.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// A client's, or a peer's gateway's.
 pub(crate) struct Connection {
     thread: Rc<Thread>,
@@ -54,7 +57,10 @@ pub(crate) struct Connection {
 /// What becomes of a connection after a request.
 enum After {
     Next,
+    /// It ends; whoever is at the other end may still be sending.
     End,
+    /// It ends, and nobody is sending.
+    Gone,
 }
 
 /// What a head asks for.
@@ -99,8 +105,31 @@ impl Connection {
         if connection.peer.is_some() && connection.greet().await.is_err() {
             return;
         }
-        while let Ok(After::Next) = connection.one().await {}
+        let ended = loop {
+            match connection.one().await {
+                Ok(After::Next) => {}
+                ended => break ended,
+            }
+        };
         let _ = connection.stream.shutdown().await;
+        if let Ok(After::End) = ended {
+            connection.linger().await;
+        }
+    }
+
+    /// Takes what still comes after the last answer: a connection that is closed with something unread is reset, and a reset takes with it what the
+    /// other end has not read of the answer (RFC 9112, 9.6).
+    async fn linger(&mut self) {
+        self.input.clear();
+        let takes = async {
+            while read::more(&mut self.stream, &mut self.input, 0)
+                .await
+                .is_ok()
+            {
+                self.input.clear();
+            }
+        };
+        let _ = timeout(LINGER, takes).await;
     }
 
     /// One request. An error means that the client is gone, or was told all there was to say.
@@ -116,10 +145,10 @@ impl Connection {
             biased;
             read = reading => read,
             // Between requests, or before the rest of a head: the client sends it again elsewhere.
-            () = self.thread.end.cancelled() => return Ok(After::End),
+            () = self.thread.end.cancelled() => return Ok(After::Gone),
         };
         let length = match read {
-            Err(_) | Ok(Err(NoHead::Ended)) => return Ok(After::End),
+            Err(_) | Ok(Err(NoHead::Ended)) => return Ok(After::Gone),
             Ok(Err(NoHead::Broken(error))) => return Err(error),
             Ok(Err(NoHead::TooLarge)) => return self.malformed(Malformed::TooLarge).await,
             Ok(Ok(length)) => length,
@@ -142,7 +171,7 @@ impl Connection {
         };
         let began = Instant::now();
         self.course = Course::default();
-        let after = self.route(&mut request, held).await;
+        let after = self.route(&mut request, held, began).await;
         self.count(&request, began.elapsed());
         after
     }

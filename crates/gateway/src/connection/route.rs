@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::SiteName;
 
@@ -28,13 +28,14 @@ impl Connection {
         &mut self,
         request: &mut Request,
         mut held: Held,
+        began: Instant,
     ) -> io::Result<After> {
         let thread = Rc::clone(&self.thread);
         let gateway = &*thread.gateway;
         let slot = Arc::clone(&self.slot);
         let mut said = request.said;
         let mut told = said.word;
-        let parked_until = tokio::time::Instant::now() + gateway.limits.parking.time;
+        let parked_until = tokio::time::Instant::from_std(began) + gateway.limits.parking.time;
         loop {
             let (service, way, passing) = match &request.who {
                 Who::Nobody { service, site } if *site == gateway.here => {

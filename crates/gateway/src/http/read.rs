@@ -1,6 +1,8 @@
 //! Reading heads from a connection, and writing to one.
 
+use std::future::Future as _;
 use std::io;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -56,11 +58,16 @@ pub(crate) async fn head(
 
 /// Writes `bytes`, and sees to it that they leave: TLS keeps what it is not told to send.
 pub(crate) async fn say(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
-    let says = async {
+    let mut says = std::pin::pin!(async {
         to.write_all(bytes).await?;
         to.flush().await
-    };
-    timeout(HEARS, says).await?
+    });
+    // As a rule there is room for it, and no clock has to be asked.
+    let at_once = std::future::poll_fn(|cx| Poll::Ready(says.as_mut().poll(cx))).await;
+    match at_once {
+        Poll::Ready(said) => said,
+        Poll::Pending => timeout(HEARS, says).await?,
+    }
 }
 
 /// Reads more.
