@@ -159,7 +159,18 @@ impl Served {
             .status()
             .await?;
         ensure!(sent.success(), "no signal was sent to {id}");
-        Ok(())
+        if name != "KILL" {
+            return Ok(());
+        }
+        // Until all its threads are dead its sockets are its own, and who starts after it is refused them.
+        wait_until("a killed daemon is dead", PATIENCE, async || {
+            let status = std::fs::read_to_string(format!("/proc/{id}/stat"));
+            let state = status.as_deref().unwrap_or_default().rsplit(") ").next();
+            let dead = state.is_none_or(|state| state.is_empty() || state.starts_with(['Z', 'X']));
+            let threads = std::fs::read_dir(format!("/proc/{id}/task"));
+            Ok(dead && threads.map_or(0, Iterator::count) <= 1)
+        })
+        .await
     }
 
     /// Sends SIGTERM, and waits for its end: how it ended, what it logged, how long it took.
