@@ -40,10 +40,9 @@ async fn a_market_moves_under_visitors_and_no_request_fails() -> Result<()> {
     visitors.more(100).await.with_context(logs)?;
     let ran = linked.apply(0).run().await?.expect(0).with_context(logs)?;
     assert_eq!(ran.summary()?["moved"], movers.len());
-    visitors
-        .more(1000 * u64::from(scale))
-        .await
-        .with_context(logs)?;
+    for _ in 0..scale {
+        visitors.more(1000).await.with_context(logs)?;
+    }
     let seen = visitors.stop().await?;
     println!(
         "{} written, longest {:?}, {}",
