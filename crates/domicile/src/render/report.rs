@@ -204,6 +204,21 @@ fn time(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
 }
 
+/// The figures of a window, as a table and the page show them: requests, failed, mean, p50, p95, p99, waited, sent on.
+fn cells(window: &WindowReport) -> [String; 8] {
+    let part = |of| estimate(of, window.requests);
+    [
+        count(window.requests),
+        percent(window.failure_rate),
+        window.mean_ms.map_or_else(|| "-".into(), milliseconds),
+        part(window.p50),
+        part(window.p95),
+        part(window.p99),
+        count(window.parked),
+        count(window.redirected),
+    ]
+}
+
 fn percent(part: Option<f64>) -> String {
     part.map_or_else(|| "-".to_owned(), |part| format!("{:.2} %", part * 100.0))
 }
@@ -249,19 +264,19 @@ pub fn render(report: &Report, form: Form) -> String {
     ]);
     for market in &report.markets {
         for window in &market.windows {
-            let part = |of| estimate(of, window.requests);
+            let [requests, failed, mean, p50, p95, p99, waited, sent_on] = cells(window);
             grid.row([
                 market.service.clone(),
                 market.name().to_owned(),
                 window.window.clone(),
-                count(window.requests),
-                percent(window.failure_rate),
-                window.mean_ms.map_or_else(|| "-".into(), milliseconds),
-                part(window.p50),
-                part(window.p95),
-                part(window.p99),
-                count(window.parked),
-                count(window.redirected),
+                requests,
+                failed,
+                mean,
+                p50,
+                p95,
+                p99,
+                waited,
+                sent_on,
                 window.from.clone().unwrap_or_default(),
                 window.to.clone().unwrap_or_default(),
             ]);

@@ -15,6 +15,7 @@ mod holding;
 mod homes;
 mod outlook;
 mod passengers;
+mod peer;
 mod reclaiming;
 mod route;
 mod saying;
@@ -33,7 +34,7 @@ use remote::{Questions, Reception, Telling};
 pub use ask::{of_daemon, reach};
 pub use departures::Ended;
 pub use holding::ByDaemon;
-pub use verifying::Peer;
+pub use peer::Peer;
 
 use crate::config::{Config, ConfigError, scrub};
 use crate::exit::{Exit, Failure, Outcome};

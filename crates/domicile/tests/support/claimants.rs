@@ -82,6 +82,18 @@ impl Claimed {
         post_at(self.ports[site], &path, body).await
     }
 
+    async fn wish(
+        &self,
+        site: usize,
+        verb: &str,
+        name: &str,
+        user: i32,
+        operation: &str,
+    ) -> Result<(u16, Value)> {
+        let body = json!({ "kind": "email", "name": name, "user": user, "operation": operation });
+        self.ask(site, verb, &body).await
+    }
+
     pub async fn claim(
         &self,
         site: usize,
@@ -89,8 +101,7 @@ impl Claimed {
         user: i32,
         operation: &str,
     ) -> Result<(u16, Value)> {
-        let body = json!({ "kind": "email", "name": name, "user": user, "operation": operation });
-        self.ask(site, "claim", &body).await
+        self.wish(site, "claim", name, user, operation).await
     }
 
     /// Claims, with the same operation as long as nobody answers or it is told to come again.
@@ -120,8 +131,7 @@ impl Claimed {
         user: i32,
         operation: &str,
     ) -> Result<(u16, Value)> {
-        let body = json!({ "kind": "email", "name": name, "user": user, "operation": operation });
-        self.ask(site, "release", &body).await
+        self.wish(site, "release", name, user, operation).await
     }
 
     /// Whose the name is: user, site and state; `None` where it is nobody's.

@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{MarketReport, Report, WindowReport, about, count, estimate, percent};
-use crate::render::milliseconds;
+use super::{MarketReport, Report, WindowReport, about, cells, count};
 
 const HEAD: &str = r#"<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Domicile: before and after</title>
@@ -82,17 +81,7 @@ fn row(out: &mut String, window: &WindowReport, longest: f64) {
         out,
         format_args!("<tr class=\"{0}\"><td>{0}</td>", escape(&window.window)),
     );
-    let part = |of| estimate(of, window.requests);
-    for cell in [
-        count(window.requests),
-        percent(window.failure_rate),
-        window.mean_ms.map_or_else(|| "-".into(), milliseconds),
-        part(window.p50),
-        part(window.p95),
-        part(window.p99),
-        count(window.parked),
-        count(window.redirected),
-    ] {
+    for cell in cells(window) {
         put(out, format_args!("<td class=\"n\">{}</td>", escape(&cell)));
     }
     let wide = median(window).map_or(0.0, |ms| 100.0 * ms / longest.max(f64::MIN_POSITIVE));
